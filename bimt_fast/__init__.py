@@ -1,0 +1,19 @@
+"""Brain-Inspired Modular Training with compiled kernels."""
+
+from . import geometry, nn
+from .backends import backend
+from .functional import add_grad_, best_swaps, connection_cost, placement_cost, swap_deltas
+from .wiring import Wiring
+
+__version__ = "0.1.0"
+__all__ = [
+    "Wiring",
+    "add_grad_",
+    "backend",
+    "best_swaps",
+    "connection_cost",
+    "geometry",
+    "nn",
+    "placement_cost",
+    "swap_deltas",
+]

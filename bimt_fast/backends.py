@@ -1,0 +1,88 @@
+"""Which backend serves which device, and why the others do not.
+
+Every backend is a module of bimt_fast.kernels with the functions of kernels/reference.py and a
+`can_run(device) -> (yes or no, reason)`. The first of PREFERENCE that can run serves a device; a fallback is logged
+once. `BIMT_FAST_BACKEND=name` in the environment, or `with bf.backend(name):`, force one.
+"""
+
+import importlib
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import ModuleType
+
+import torch
+
+PREFERENCE = ("cpu", "reference")
+
+_log = logging.getLogger("bimt_fast")
+_forced: ContextVar[str | None] = ContextVar("bimt_fast_backend", default=None)
+_chosen: dict[tuple[str | None, str], ModuleType] = {}
+
+
+def _load(name: str) -> ModuleType:
+    return importlib.import_module(f"{__package__}.kernels.{name}")
+
+
+def _check_name(name: str, source: str) -> str:
+    if name not in PREFERENCE:
+        raise ValueError(f"{source} must be one of {', '.join(PREFERENCE)}, was {name!r}")
+    return name
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Forces one backend inside a with block: `with bf.backend("reference"): ...`
+
+    Args:
+        name: "cpu" or "reference".
+
+    Raises:
+        ValueError: no backend has that name.
+        RuntimeError: by the first op inside the block that the backend cannot serve, with the reason.
+    """
+    token = _forced.set(_check_name(name, "name"))
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def kernels(device: torch.device) -> ModuleType:
+    """The module that serves a device.
+
+    Raises:
+        ValueError: BIMT_FAST_BACKEND names no backend.
+        RuntimeError: a backend was forced that cannot serve the device; says why.
+    """
+    forced = _forced.get() or os.environ.get("BIMT_FAST_BACKEND") or None
+    key = (forced, device.type)
+    if key not in _chosen:
+        _chosen[key] = _choose(forced, device)
+    return _chosen[key]
+
+
+def _choose(forced: str | None, device: torch.device) -> ModuleType:
+    if forced is not None:
+        module = _load(_check_name(forced, "BIMT_FAST_BACKEND"))
+        able, reason = module.can_run(device)
+        if not able:
+            raise RuntimeError(f"backend {forced} was asked for and cannot serve {device.type} tensors: {reason}")
+        return module
+    reasons = []
+    for name in PREFERENCE:
+        module = _load(name)
+        able, reason = module.can_run(device)
+        if able:
+            if reasons:
+                _log.warning("backend %s serves %s tensors (%s)", name, device.type, "; ".join(reasons))
+            return module
+        reasons.append(f"{name}: {reason}")
+    raise RuntimeError(f"no backend serves {device.type} tensors: {'; '.join(reasons)}")
+
+
+def describe() -> list[tuple[str, bool, str]]:
+    """(name, serves CPU tensors, reason where it does not) for every backend, in order of preference."""
+    return [(name, *_load(name).can_run(torch.device("cpu"))) for name in PREFERENCE]

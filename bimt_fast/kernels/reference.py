@@ -1,0 +1,200 @@
+"""Every op in plain PyTorch: the truth that the compiled kernels are tested against.
+
+Shapes, dtypes and devices arrive checked (ops.py); values are checked here, in every backend alike: positions, and
+the weights and costs of the searches, must be finite. Shapes: n neurons and n slots, m peers, dim coordinates.
+Formulas: Liu, Gan, Tegmark 2023 (arXiv 2305.08746), section 2; swap deltas in the notation of the quadratic
+assignment problem.
+"""
+
+import torch
+from torch import Tensor
+
+from ..geometry import distances, metric_row
+
+
+def can_run(device: torch.device) -> tuple[bool, str]:
+    """PyTorch runs wherever its tensors live."""
+    return True, ""
+
+
+def connection_cost(
+    weight: Tensor,  # (n_out, n_in)
+    out_pos: Tensor,  # (n_out, dim)
+    in_pos: Tensor,  # (n_in, dim)
+    metric: str,
+    distance_scale: float,
+    base_length: float,
+) -> Tensor:  # ()
+    """sum |W[o, i]| * (base_length + distance_scale * d(x_out[o], x_in[i]))"""
+    require_finite(out_pos=out_pos, in_pos=in_pos)
+    length = base_length + distance_scale * distances(out_pos, in_pos, metric)
+    return (weight.abs() * length).sum()
+
+
+def connection_cost_backward(
+    grad: Tensor,  # ()
+    weight: Tensor,  # (n_out, n_in)
+    out_pos: Tensor,  # (n_out, dim)
+    in_pos: Tensor,  # (n_in, dim)
+    metric: str,
+    distance_scale: float,
+    base_length: float,
+    need: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of connection_cost for the weight and both positions, each None where not needed."""
+    by_weight = by_out = by_in = None
+    if need[0]:
+        by_weight = grad * weight.sign() * (base_length + distance_scale * distances(out_pos, in_pos, metric))
+    if need[1] or need[2]:
+        by_out, by_in = _distance_backward(grad * distance_scale * weight.abs(), out_pos, in_pos, metric)
+    return by_weight, by_out if need[1] else None, by_in if need[2] else None
+
+
+def add_grad(
+    weights: list[Tensor],  # each (n_out, n_in), or (n,) for a tensor with one axis
+    grads: list[Tensor],  # the same shapes; changed in place
+    out_pos: list[Tensor],  # each (n_out, dim); ignored for one axis
+    in_pos: list[Tensor],  # each (n_in, dim); ignored for one axis
+    metric: str,
+    lam: float,
+    coefficients: list[float],
+    distance_scales: list[float],
+    base_lengths: list[float],
+) -> Tensor:  # ()
+    """grad += lam * coefficient * sign(W) * length for every tensor; returns sum coefficient * sum |W| * length."""
+    for x, y in zip(out_pos, in_pos, strict=True):
+        require_finite(out_pos=x, in_pos=y)
+    total = torch.zeros((), dtype=torch.float64, device=weights[0].device)
+    for w, g, x, y, coefficient, scale, base in zip(
+        weights, grads, out_pos, in_pos, coefficients, distance_scales, base_lengths, strict=True
+    ):
+        length = base if w.dim() == 1 else base + scale * distances(x, y, metric)
+        g.add_(w.sign() * length, alpha=lam * coefficient)
+        total += coefficient * (w.abs() * length).sum()
+    return total.to(weights[0].dtype)
+
+
+def placement_cost(
+    slots: Tensor,  # (n, dim)
+    weights: list[Tensor],  # each incoming (n, m), each outgoing (m, n)
+    peers: list[Tensor],  # each (m, dim)
+    incoming: int,  # how many of the lists' first entries are incoming
+    metric: str,
+    coefficients: list[float],
+) -> Tensor:  # (n, n)
+    """C[i, p] = sum of coefficient * |W| * d over the connections of neuron i, were it in slot p."""
+    require_finite(slots=slots)
+    for w, y in zip(weights, peers, strict=True):
+        require_finite(weight=w, positions=y)
+    n = slots.shape[0]
+    by_slot = torch.zeros(n, n, dtype=slots.dtype, device=slots.device)  # in memory, slots are rows
+    for k, (w, y, coefficient) in enumerate(zip(weights, peers, coefficients, strict=True)):
+        if k < incoming:
+            by_slot = by_slot + coefficient * (distances(slots, y, metric) @ w.abs().T)
+        else:
+            by_slot = by_slot + coefficient * (distances(y, slots, metric).T @ w.abs())
+    return by_slot.T
+
+
+def placement_cost_backward(
+    grad: Tensor,  # (n, n)
+    slots: Tensor,  # (n, dim)
+    weights: list[Tensor],
+    peers: list[Tensor],
+    incoming: int,
+    metric: str,
+    coefficients: list[float],
+) -> list[Tensor]:
+    """Gradients of placement_cost for slots, every weight and every peer position, in this order."""
+    by_slots, by_weights, by_peers = torch.zeros_like(slots), [], []
+    for k, (w, y, coefficient) in enumerate(zip(weights, peers, coefficients, strict=True)):
+        neuron_first, scaled = (w if k < incoming else w.T), coefficient * grad
+        by_neuron = neuron_first.sign() * (scaled @ distances(slots, y, metric))
+        by_weights.append(by_neuron if k < incoming else by_neuron.T)
+        from_slots, from_peers = _distance_backward(scaled.T @ neuron_first.abs(), slots, y, metric)
+        by_slots += from_slots
+        by_peers.append(from_peers)
+    return [by_slots, *by_weights, *by_peers]
+
+
+def swap_deltas(
+    cost: Tensor,  # (n, n)
+    assignment: Tensor | None,  # (n,) int64
+    flow: Tensor | None,  # (n, n)
+    distance: Tensor | None,  # (n, n), by slot
+) -> Tensor:  # (n, n)
+    """delta[r, s]: the change of the total cost when neurons r and s trade slots.
+
+    With the swap form [X]_rs = (X_rs + X_sr) - (X_rr + X_ss), this is [C_a] + [F] * [D_a], where C_a and D_a are the
+    placement cost and the slot distances read at the current slots. The product is the whole correction for the
+    pair itself, also where D is asymmetric or has a non-zero diagonal.
+    """
+    require_finite(cost=cost)
+    delta = _swap_form(cost if assignment is None else cost[:, assignment])
+    if flow is not None and distance is not None:
+        require_finite(flow=flow, distance=distance)
+        placed = distance if assignment is None else distance[assignment][:, assignment]
+        delta = delta + _swap_form(flow) * _swap_form(placed)
+    return delta
+
+
+def swap_deltas_backward(
+    grad: Tensor,  # (n, n)
+    cost: Tensor,
+    assignment: Tensor | None,
+    flow: Tensor | None,
+    distance: Tensor | None,
+) -> list[Tensor]:
+    """Gradients of swap_deltas for cost and, where given, flow and distance."""
+    itself = torch.arange(cost.shape[0], device=cost.device)
+    slot = itself if assignment is None else assignment
+    by_cost = torch.empty_like(cost)
+    by_cost[:, slot] = _swap_form_backward(grad)
+    if flow is None or distance is None:
+        return [by_cost]
+    placed = distance[slot][:, slot]
+    by_distance = torch.empty_like(distance)
+    by_distance[slot[:, None], slot[None, :]] = _swap_form_backward(grad * _swap_form(flow))
+    return [by_cost, _swap_form_backward(grad * _swap_form(placed)), by_distance]
+
+
+def best_swaps(
+    cost: Tensor,  # (n, n)
+    assignment: Tensor | None,  # (n,) int64
+    flow: Tensor | None,  # (n, n)
+    distance: Tensor | None,  # (n, n), by slot
+) -> tuple[Tensor, Tensor]:  # (n,), (n,) int64
+    """The best partner of every neuron: the lowest index on ties, itself with delta 0 where nothing improves."""
+    delta = swap_deltas(cost, assignment, flow, distance)
+    n = delta.shape[0]
+    itself = torch.arange(n, device=delta.device)
+    if n == 0:
+        return delta.new_zeros(0), itself
+    partner = (delta == delta.amin(1, keepdim=True)).to(torch.uint8).argmax(1)
+    best = delta.gather(1, partner[:, None]).squeeze(1)
+    improves = best < 0
+    return torch.where(improves, best, 0), torch.where(improves, partner, itself)
+
+
+def _swap_form(x: Tensor) -> Tensor:
+    diagonal = x.diagonal()
+    return (x + x.T) - (diagonal[:, None] + diagonal[None, :])
+
+
+def _swap_form_backward(grad: Tensor) -> Tensor:
+    return grad + grad.T - torch.diag(grad.sum(0) + grad.sum(1))
+
+
+def _distance_backward(grad: Tensor, x: Tensor, y: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+    """Gradients of sum grad[p, k] * d(x[p], y[k]) for x and y; d is symmetric, so one derivative gives both."""
+    gradient = metric_row(metric).gradient
+    by_x = (grad[:, :, None] * gradient(x, y)).sum(1)
+    by_y = (grad.T[:, :, None] * gradient(y, x)).sum(1)
+    return by_x, by_y
+
+
+def require_finite(**tensors: Tensor) -> None:
+    """Refuses NaN and infinity, by the name of the argument."""
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} must be finite, held NaN or infinity")

@@ -1,0 +1,361 @@
+"""Every op once: schema, checks, fake, autograd. backends.py says whose kernels run.
+
+Ops are registered with torch.library.Library, which costs a few microseconds a call, so they work under autograd,
+torch.compile(fullgraph=True) and opcheck. Use bimt_fast.functional; the ops take every argument, in order, and do
+not convert any.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .backends import kernels
+from .geometry import metric_row
+
+_library = torch.library.Library("bimt_fast", "DEF")
+_DTYPES = (torch.float32, torch.float64)
+
+
+def _register(schema: str, run: Callable, fake: Callable) -> None:
+    name = schema.split("(", 1)[0]
+    _library.define(schema)
+    _library.impl(name, run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"bimt_fast::{name}", fake, lib=_library)
+
+
+def _register_autograd(name: str, backward: Callable, setup_context: Callable) -> None:
+    torch.library.register_autograd(f"bimt_fast::{name}", backward, setup_context=setup_context, lib=_library)
+
+
+# Checks. Each raises one sentence: the argument, what it must be, what it was.
+
+
+def check_float(name: str, tensor: Tensor) -> None:
+    """TypeError unless a tensor of a dtype the kernels take."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor, was {type(tensor).__name__}")
+    if tensor.dtype not in _DTYPES:
+        raise TypeError(f"{name} must be float32 or float64, was {tensor.dtype}")
+
+
+def check_shape(name: str, tensor: Tensor, *sizes: int | None) -> None:
+    """ValueError unless the shape is as given, None standing for any size."""
+    shape = tuple(tensor.shape)
+    if len(shape) != len(sizes) or any(want not in (None, got) for want, got in zip(sizes, shape, strict=True)):
+        wanted = ", ".join("any" if size is None else str(size) for size in sizes)
+        raise ValueError(f"{name} must have shape ({wanted}), was {shape}")
+
+
+def check_like(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """Same dtype (TypeError) and same device (ValueError) as another tensor."""
+    if tensor.dtype != other.dtype:
+        raise TypeError(f"{name} must have the dtype of {other_name}, {other.dtype}, was {tensor.dtype}")
+    if tensor.device != other.device:
+        raise ValueError(f"{name} must be on the device of {other_name}, {other.device}, was on {tensor.device}")
+
+
+def check_assignment(name: str, assignment: Tensor, n: int, device: torch.device) -> None:
+    """An int64 permutation of 0..n-1 on the given device; values are looked at unless the tensor is fake."""
+    if not isinstance(assignment, Tensor) or assignment.dtype != torch.int64:
+        was = assignment.dtype if isinstance(assignment, Tensor) else type(assignment).__name__
+        raise TypeError(f"{name} must be an int64 tensor, was {was}")
+    check_shape(name, assignment, n)
+    if assignment.device != device:
+        raise ValueError(f"{name} must be on {device}, was on {assignment.device}")
+
+
+def check_permutation(name: str, assignment: Tensor) -> None:
+    """ValueError unless the values are 0..n-1, each once."""
+    n = assignment.shape[0]
+    if not torch.equal(assignment.sort().values, torch.arange(n, device=assignment.device)):
+        raise ValueError(f"{name} must hold every index from 0 to {n - 1} once, did not")
+
+
+def _check_connection(weight: Tensor, out_pos: Tensor, in_pos: Tensor, metric: str) -> None:
+    metric_row(metric)
+    check_float("weight", weight)
+    check_shape("weight", weight, None, None)
+    check_shape("out_pos", out_pos, weight.shape[0], None)
+    check_shape("in_pos", in_pos, weight.shape[1], out_pos.shape[1])
+    check_like("out_pos", out_pos, "weight", weight)
+    check_like("in_pos", in_pos, "weight", weight)
+
+
+# connection_cost
+
+
+def _connection_cost(weight, out_pos, in_pos, metric, distance_scale, base_length):
+    _check_connection(weight, out_pos, in_pos, metric)
+    return kernels(weight.device).connection_cost(weight, out_pos, in_pos, metric, distance_scale, base_length)
+
+
+def _connection_cost_fake(weight, out_pos, in_pos, metric, distance_scale, base_length):
+    _check_connection(weight, out_pos, in_pos, metric)
+    return weight.new_empty(())
+
+
+def _connection_cost_backward(grad, weight, out_pos, in_pos, metric, distance_scale, base_length, need):
+    backward = kernels(weight.device).connection_cost_backward
+    grads = backward(grad, weight, out_pos, in_pos, metric, distance_scale, base_length, tuple(need))
+    return tuple(weight.new_empty(0) if g is None else g.contiguous() for g in grads)
+
+
+def _connection_cost_backward_fake(grad, weight, out_pos, in_pos, metric, distance_scale, base_length, need):
+    inputs = (weight, out_pos, in_pos)
+    return tuple(x.new_empty(x.shape if n else 0) for x, n in zip(inputs, need, strict=True))
+
+
+def _connection_cost_context(ctx, inputs, output):
+    weight, out_pos, in_pos, *ctx.settings = inputs
+    ctx.save_for_backward(weight, out_pos, in_pos)
+
+
+def _connection_cost_autograd(ctx, grad):
+    need = ctx.needs_input_grad[:3]
+    op = torch.ops.bimt_fast.connection_cost_backward
+    grads = op(grad, *ctx.saved_tensors, *ctx.settings, list(need))
+    return *(g if n else None for g, n in zip(grads, need, strict=True)), None, None, None
+
+
+_register(
+    "connection_cost(Tensor weight, Tensor out_pos, Tensor in_pos, str metric, float distance_scale,"
+    " float base_length) -> Tensor",
+    _connection_cost,
+    _connection_cost_fake,
+)
+_register(
+    "connection_cost_backward(Tensor grad, Tensor weight, Tensor out_pos, Tensor in_pos, str metric,"
+    " float distance_scale, float base_length, bool[] need) -> (Tensor, Tensor, Tensor)",
+    _connection_cost_backward,
+    _connection_cost_backward_fake,
+)
+_register_autograd("connection_cost", _connection_cost_autograd, _connection_cost_context)
+
+
+# add_grad
+
+
+def _add_grad_check(weights, grads, out_pos, in_pos, metric, lam, coefficients, distance_scales, base_lengths):
+    metric_row(metric)
+    if not weights:
+        raise ValueError("weights must hold at least one tensor, was empty")
+    lists = {"grads": grads, "out_pos": out_pos, "in_pos": in_pos, "coefficients": coefficients}
+    lists |= {"distance_scales": distance_scales, "base_lengths": base_lengths}
+    for name, values in lists.items():
+        if len(values) != len(weights):
+            raise ValueError(f"{name} must have one entry for each of the {len(weights)} weights, had {len(values)}")
+    like = weights[0]
+    for weight, grad, x, y in zip(weights, grads, out_pos, in_pos, strict=True):
+        if _add_grad_fits(weight, grad, x, y, like):
+            continue  # the checks below say what is wrong, and take ten times as long
+        check_float("weights", weight)
+        check_like("weights", weight, "weights[0]", like)
+        if weight.dim() == 2:
+            _check_connection(weight, x, y, metric)
+        else:
+            check_shape("weights", weight, None)
+        check_shape("grads", grad, *weight.shape)
+        check_like("grads", grad, "weights", weight)
+
+
+def _add_grad_fits(weight, grad, x, y, like):
+    dtype, device, shape = like.dtype, like.device, weight.shape
+    if dtype not in _DTYPES or weight.dtype != dtype or weight.device != device:
+        return False
+    if grad.dtype != dtype or grad.device != device or grad.shape != shape:
+        return False
+    if len(shape) == 1:
+        return True
+    same = x.dtype == y.dtype == dtype and x.device == y.device == device
+    return same and (x.shape[0], y.shape[0]) == shape and x.shape[1:] == y.shape[1:] and x.dim() == 2
+
+
+def _add_grad(weights, grads, *settings):
+    _add_grad_check(weights, grads, *settings)
+    return kernels(weights[0].device).add_grad(weights, grads, *settings)
+
+
+def _add_grad_fake(weights, grads, *settings):
+    _add_grad_check(weights, grads, *settings)
+    return weights[0].new_empty(())
+
+
+_register(
+    "add_grad(Tensor[] weights, Tensor(a!)[] grads, Tensor[] out_pos, Tensor[] in_pos, str metric, float lam,"
+    " float[] coefficients, float[] distance_scales, float[] base_lengths) -> Tensor",
+    _add_grad,
+    _add_grad_fake,
+)
+
+
+def add_grad(*arguments):
+    """torch.ops.bimt_fast.add_grad, outside torch.compile without the dispatcher.
+
+    Boxing the tensor lists of a small network costs more than the kernel does.
+    """
+    if torch.compiler.is_compiling():
+        return torch.ops.bimt_fast.add_grad(*arguments)
+    cost = _add_grad(*arguments)
+    torch.autograd.graph.increment_version(arguments[1])
+    return cost
+
+
+# placement_cost
+
+
+def _placement_cost_check(slots, weights, peers, incoming, metric, coefficients):
+    metric_row(metric)
+    check_float("slots", slots)
+    check_shape("slots", slots, None, None)
+    n, dim = slots.shape
+    if not len(weights) == len(peers) == len(coefficients) or not 0 <= incoming <= len(weights):
+        raise ValueError("weights, peers and coefficients must be of one length, and incoming at most that length")
+    for k, (weight, peer) in enumerate(zip(weights, peers, strict=True)):
+        side = "incoming" if k < incoming else "outgoing"
+        check_float(f"{side} weight", weight)
+        check_like(f"{side} weight", weight, "slots", slots)
+        check_shape(f"{side} weight", weight, *((n, None) if k < incoming else (None, n)))
+        check_shape(f"{side} positions", peer, weight.shape[1 if k < incoming else 0], dim)
+        check_like(f"{side} positions", peer, "slots", slots)
+
+
+def _placement_cost(slots, *rest):
+    _placement_cost_check(slots, *rest)
+    return kernels(slots.device).placement_cost(slots, *rest)
+
+
+def _placement_cost_fake(slots, *rest):
+    _placement_cost_check(slots, *rest)
+    return slots.new_empty(slots.shape[0], slots.shape[0]).T  # in memory, slots are rows
+
+
+def _placement_cost_backward(grad, slots, weights, *rest):
+    grads = kernels(slots.device).placement_cost_backward(grad, slots, weights, *rest)
+    return [g.contiguous() for g in grads]
+
+
+def _placement_cost_backward_fake(grad, slots, weights, peers, *settings):
+    return [x.new_empty(x.shape) for x in (slots, *weights, *peers)]
+
+
+def _placement_cost_context(ctx, inputs, output):
+    slots, weights, peers, *ctx.settings = inputs
+    ctx.count = len(weights)
+    ctx.save_for_backward(slots, *weights, *peers)
+
+
+def _placement_cost_autograd(ctx, grad):
+    slots, *parts = ctx.saved_tensors
+    weights, peers = parts[: ctx.count], parts[ctx.count :]
+    grads = torch.ops.bimt_fast.placement_cost_backward(grad, slots, weights, peers, *ctx.settings)
+    return grads[0], grads[1 : 1 + ctx.count], grads[1 + ctx.count :], None, None, None
+
+
+_register(
+    "placement_cost(Tensor slots, Tensor[] weights, Tensor[] peers, int incoming, str metric,"
+    " float[] coefficients) -> Tensor",
+    _placement_cost,
+    _placement_cost_fake,
+)
+_register(
+    "placement_cost_backward(Tensor grad, Tensor slots, Tensor[] weights, Tensor[] peers, int incoming, str metric,"
+    " float[] coefficients) -> Tensor[]",
+    _placement_cost_backward,
+    _placement_cost_backward_fake,
+)
+_register_autograd("placement_cost", _placement_cost_autograd, _placement_cost_context)
+
+
+# swap_deltas and best_swaps
+
+
+def _swap_check(cost, assignment, flow, distance):
+    check_float("cost", cost)
+    n = cost.shape[0] if cost.dim() else 0
+    check_shape("cost", cost, n, n)
+    if assignment is not None:
+        check_assignment("assignment", assignment, n, cost.device)
+    if (flow is None) != (distance is None):
+        raise ValueError(f"flow and distance must be given together, {'flow' if flow is None else 'distance'} was None")
+    for name, tensor in (("flow", flow), ("distance", distance)):
+        if tensor is not None:
+            check_float(name, tensor)
+            check_shape(name, tensor, n, n)
+            check_like(name, tensor, "cost", cost)
+
+
+def _swap_deltas(cost, assignment=None, flow=None, distance=None):
+    _swap_check(cost, assignment, flow, distance)
+    if assignment is not None:
+        check_permutation("assignment", assignment)
+    return kernels(cost.device).swap_deltas(cost, assignment, flow, distance)
+
+
+def _swap_deltas_fake(cost, assignment=None, flow=None, distance=None):
+    _swap_check(cost, assignment, flow, distance)
+    return cost.new_empty(cost.shape)
+
+
+def _swap_deltas_backward(grad, cost, assignment=None, flow=None, distance=None):
+    grads = kernels(cost.device).swap_deltas_backward(grad, cost, assignment, flow, distance)
+    return [g.contiguous() for g in grads]
+
+
+def _swap_deltas_backward_fake(grad, cost, assignment=None, flow=None, distance=None):
+    return [x.new_empty(x.shape) for x in (cost, flow, distance) if x is not None]
+
+
+def _swap_context(ctx, inputs, output):
+    cost, assignment, flow, distance = inputs
+    ctx.recurrent = flow is not None
+    partner = output[1] if isinstance(output, tuple) else None
+    if partner is not None:
+        ctx.mark_non_differentiable(partner)
+    ctx.save_for_backward(cost, assignment, flow, distance, partner)
+
+
+def _swap_autograd(ctx, grad, _=None):
+    *inputs, partner = ctx.saved_tensors
+    if partner is not None:  # the gradient of a best swap belongs to one entry of its row; a zero swap has none
+        rows = torch.arange(partner.shape[0], device=partner.device)
+        moved = torch.where(partner == rows, 0, grad)
+        grad = torch.zeros_like(inputs[0]).index_put((rows, partner), moved)
+    grads = torch.ops.bimt_fast.swap_deltas_backward(grad, *inputs)
+    return grads[0], None, *(grads[1:] if ctx.recurrent else (None, None))
+
+
+def _best_swaps(cost, assignment=None, flow=None, distance=None):
+    _swap_check(cost, assignment, flow, distance)
+    if assignment is not None:
+        check_permutation("assignment", assignment)
+    return kernels(cost.device).best_swaps(cost, assignment, flow, distance)
+
+
+def _best_swaps_fake(cost, assignment=None, flow=None, distance=None):
+    _swap_check(cost, assignment, flow, distance)
+    n = cost.shape[0]
+    return cost.new_empty(n), cost.new_empty(n, dtype=torch.int64)
+
+
+_SWAP_ARGUMENTS = "Tensor cost, Tensor? assignment=None, Tensor? flow=None, Tensor? distance=None"
+_register(f"swap_deltas({_SWAP_ARGUMENTS}) -> Tensor", _swap_deltas, _swap_deltas_fake)
+_register(f"best_swaps({_SWAP_ARGUMENTS}) -> (Tensor, Tensor)", _best_swaps, _best_swaps_fake)
+_register(
+    f"swap_deltas_backward(Tensor grad, {_SWAP_ARGUMENTS}) -> Tensor[]",
+    _swap_deltas_backward,
+    _swap_deltas_backward_fake,
+)
+_register_autograd("swap_deltas", _swap_autograd, _swap_context)
+_register_autograd("best_swaps", _swap_autograd, _swap_context)
+
+
+# The gradients are exact first derivatives and not differentiable again: say so instead of returning zeros.
+
+
+def _refuse_second_derivative(ctx, *grads):
+    raise NotImplementedError("bimt_fast: second derivatives of its ops are not implemented")
+
+
+for _name in ("connection_cost_backward", "placement_cost_backward", "swap_deltas_backward"):
+    _register_autograd(_name, _refuse_second_derivative, lambda ctx, inputs, output: None)
