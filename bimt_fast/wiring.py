@@ -1,0 +1,729 @@
+"""Which axis of which tensor belongs to which group of neurons; what follows: cost, gradients, relocation.
+
+A group of n neurons has n slots with positions. In an inner group, neuron i always sits in slot i: relocation
+permutes its tensors. A boundary group (only ever an in axis, or only ever an out axis: the model's inputs and
+outputs) keeps its tensors, and relocation permutes which slot each neuron sits in, so the model computes the same
+for its caller.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from . import functional, search
+from .geometry import metric_row
+from .ops import add_grad, check_assignment, check_permutation
+
+STRATEGIES = ("auto", "greedy", "matching", "assignment")
+_AUTO_ASSIGNMENT_LIMIT = 512  # above, exact assignment takes longer than matching gains (README, "How to measure")
+_NORMALISATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+_log = logging.getLogger("bimt_fast")
+_warned_about_moments = False
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One declared tensor: where it lives, and the group of each of its axes."""
+
+    name: str
+    owner: nn.Module
+    attribute: str
+    groups: tuple[str, ...]
+
+    @property
+    def tensor(self) -> Tensor:
+        # Looked up at each use, so that a parameter replaced by load_state_dict(assign=True) is seen.
+        return self.owner.__dict__["_parameters"].get(self.attribute, self.owner._buffers.get(self.attribute))
+
+    @property
+    def is_connection(self) -> bool:
+        return len(self.groups) == 2
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Arguments of one add_grad call: tensors of one dtype and device, with everything that does not change."""
+
+    entries: list[_Entry]
+    out_pos: list[Tensor]
+    in_pos: list[Tensor]
+    coefficients: list[float]
+    distance_scales: list[float]
+    base_lengths: list[float]
+
+
+@dataclass
+class GroupReport:
+    """What a relocation did to one group: swaps done (neurons moved, for assignment) and what they saved."""
+
+    swaps: int = 0
+    gain: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass
+class RelocationReport:
+    """What a relocation did. Costs are wiring.cost() with the wiring's own settings; cost_after <= cost_before.
+
+    `swaps` counts swaps for greedy and matching; an exact assignment is counted by its moved neurons less its
+    cycles, the number of swaps that would do the same.
+    """
+
+    cost_before: float
+    cost_after: float
+    swaps: int
+    seconds: float
+    groups: dict[str, GroupReport] = field(default_factory=dict)
+
+
+class Length(float):
+    """A wiring length in total, with its parts: `.by_connection[tensor name]`."""
+
+    by_connection: dict[str, float]
+
+    def __new__(cls, by_connection: dict[str, float]) -> "Length":
+        self = super().__new__(cls, sum(by_connection.values()))
+        self.by_connection = by_connection
+        return self
+
+    @property
+    def total(self) -> float:
+        """The same number as a plain float."""
+        return float(self)
+
+
+class Wiring:
+    """Positions for the neurons of a model, and the connections between them.
+
+    Args:
+        model: any nn.Module; its tensors are looked up by name at each use and changed only by relocation.
+        positions: slot positions (n, dim) by group name, floats of any dtype. They follow the parameters' device.
+        axes: by tensor name (as in model.state_dict()), the group of each axis. A tensor of two axes is a connection
+            (out, in); one of one axis (a bias) travels with its group.
+        frozen: groups that relocation leaves alone.
+        blocks: attention heads; not available yet.
+        metric: name in the metric table (bimt_fast.geometry.METRICS).
+        distance_scale, base_length: of length = base_length + distance_scale * distance; a value, or a dict by tensor
+            name with the key None for all others. A one-axis tensor costs base_length * |b|.
+        reduction: "sum", or "mean": each tensor's sum divided by its number of elements; value or dict likewise.
+        penalised: normalisation parameters that are to cost after all, by name.
+        unpenalised: tensors that are to cost nothing.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: a name is not in the model, a group is declared nowhere, sizes do not fit, positions are not
+            finite.
+        NotImplementedError: an axis is a fold, a run or a concatenation, or blocks are given.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        positions: Mapping[str, Tensor],
+        axes: Mapping[str, Sequence[str]],
+        *,
+        frozen: Iterable[str] = (),
+        blocks: Mapping[str, int] | None = None,
+        metric: str = "l1",
+        distance_scale: float | Mapping[str | None, float] = 1.0,
+        base_length: float | Mapping[str | None, float] = 0.1,
+        reduction: str | Mapping[str | None, str] = "sum",
+        penalised: Iterable[str] = (),
+        unpenalised: Iterable[str] = (),
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, was {type(model).__name__}")
+        if blocks:
+            raise NotImplementedError("blocks are not available yet")
+        metric_row(metric)
+        self.model = model
+        self.metric = metric
+        self._slots = {group: _checked_positions(group, x) for group, x in positions.items()}
+        self._entries = [self._declare(name, groups) for name, groups in axes.items()]
+        self._permutations = {g: torch.arange(len(self._slots[g])) for g in self._slots if self._is_boundary(g)}
+        self.frozen = self._known_groups("frozen", frozen)
+        self._distance_scale = self._by_name("distance_scale", distance_scale, _checked_number)
+        self._base_length = self._by_name("base_length", base_length, _checked_number)
+        self._reduction = self._by_name("reduction", reduction, _checked_reduction)
+        penalised = self._known_tensors("penalised", penalised)
+        unpenalised = self._known_tensors("unpenalised", unpenalised)
+        self._charged = [
+            entry
+            for entry in self._entries
+            if entry.name not in unpenalised
+            and (entry.name in penalised or not isinstance(entry.owner, _NORMALISATION))
+            and isinstance(entry.tensor, nn.Parameter)
+        ]
+        self._plan_cache: dict[tuple, list[_Plan]] = {}
+
+    def _declare(self, name: str, groups: Sequence[str]) -> _Entry:
+        owner_name, _, attribute = name.rpartition(".")
+        try:
+            owner = self.model.get_submodule(owner_name)
+        except AttributeError:
+            owner = None
+        entry = (
+            None
+            if owner is None
+            else _Entry(name, owner, attribute, (groups,) if isinstance(groups, str) else tuple(groups))
+        )
+        if entry is None or not isinstance(entry.tensor, Tensor):
+            raise ValueError(f"axes must name parameters or buffers of the model, {name!r} is neither")
+        tensor = entry.tensor
+        if len(entry.groups) != tensor.dim():
+            raise ValueError(
+                f"axes of {name!r} must name one group for each of its {tensor.dim()} axes, named {len(entry.groups)}"
+            )
+        if not 1 <= tensor.dim() <= 2:
+            raise NotImplementedError(f"axes of {name!r}: tensors of {tensor.dim()} axes are not available yet")
+        for axis, group in enumerate(entry.groups):
+            if group not in self._slots:
+                if group is None or any(sign in str(group) for sign in "*+"):
+                    raise NotImplementedError(
+                        f"axes of {name!r}: {group!r} is not available yet, only plain group names"
+                    )
+                raise ValueError(f"axes of {name!r} must name groups of positions, {group!r} is not one of them")
+            if tensor.shape[axis] != len(self._slots[group]):
+                raise ValueError(
+                    f"positions of {group!r} must be as many as axis {axis} of {name!r} is long,"
+                    f" {tensor.shape[axis]}, were {len(self._slots[group])}"
+                )
+        return entry
+
+    def _is_boundary(self, group: str) -> bool:
+        """Only ever an in axis, or only ever an out axis, of connections: the model's interface."""
+        sides = {axis for e in self._entries if e.is_connection for axis, g in enumerate(e.groups) if g == group}
+        return len(sides) < 2
+
+    def _known_groups(self, argument: str, groups: Iterable[str]) -> tuple[str, ...]:
+        groups = (groups,) if isinstance(groups, str) else tuple(groups)
+        for group in groups:
+            if group not in self._slots:
+                raise ValueError(f"{argument} must name groups of {', '.join(self._slots)}, named {group!r}")
+        return groups
+
+    def _known_tensors(self, argument: str, names: Iterable[str]) -> set[str]:
+        names = {names} if isinstance(names, str) else set(names)
+        for unknown in sorted(names - {entry.name for entry in self._entries}):
+            raise ValueError(f"{argument} must name tensors of axes, {unknown!r} is not one of them")
+        return names
+
+    def _by_name(self, argument, value, check) -> dict:
+        """One checked value for each tensor name."""
+        names = [entry.name for entry in self._entries]
+        if not isinstance(value, Mapping):
+            return dict.fromkeys(names, check(argument, value))
+        self._known_tensors(argument, {name for name in value if name is not None})
+        if None not in value and set(names) - set(value):
+            raise ValueError(f"{argument} must have the key None or a key for {sorted(set(names) - set(value))[0]!r}")
+        return {name: check(argument, value.get(name, value.get(None))) for name in names}
+
+    # What is where
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Group names in order of declaration."""
+        return tuple(self._slots)
+
+    @property
+    def inner_groups(self) -> tuple[str, ...]:
+        """Groups whose tensors relocation permutes: all but the model's inputs and outputs."""
+        return tuple(group for group in self._slots if group not in self._permutations)
+
+    @property
+    def axes(self) -> dict[str, tuple[str, ...]]:
+        """The group of each axis, by tensor name, as declared."""
+        return {entry.name: entry.groups for entry in self._entries}
+
+    def settings(self, name: str) -> tuple[float, float, float]:
+        """(coefficient of its reduction, distance_scale, base_length) of a tensor."""
+        self._known_tensors("name", (name,))
+        entry = next(e for e in self._entries if e.name == name)
+        return self._coefficient(entry), self._distance_scale[name], self._base_length[name]
+
+    def slots(self, group: str) -> Tensor:
+        """Slot positions (n, dim) of a group, as placed."""
+        self._known_groups("group", (group,))
+        return self._slots[group]
+
+    def permutation(self, group: str) -> Tensor:
+        """Which slot each neuron sits in: int64 (n,). Moves for boundary groups only; elsewhere tensors move."""
+        self._known_groups("group", (group,))
+        if group in self._permutations:
+            return self._permutations[group].clone()
+        return torch.arange(len(self._slots[group]))
+
+    def neuron_positions(self, group: str) -> Tensor:
+        """Where each neuron of a group sits: (n, dim), row i for neuron i."""
+        slots = self.slots(group)
+        return slots[self._permutations[group]] if group in self._permutations else slots
+
+    @property
+    def connections(self) -> dict[str, tuple[str, str]]:
+        """(out group, in group) of every tensor with two axes, by tensor name."""
+        return {name: (axes[0], axes[1]) for name, axes in self.axes.items() if len(axes) == 2}
+
+    def place(self, group: str | Mapping[str, Tensor], positions: Tensor | None = None) -> None:
+        """Gives groups new slot positions: place(group, positions), or place({group: positions, ...}).
+
+        Raises:
+            TypeError: positions are not float tensors.
+            ValueError: a group is unknown, a count differs, a position is not finite. Nothing is placed then.
+        """
+        placed = dict(group) if isinstance(group, Mapping) else {group: positions}
+        self._known_groups("group", placed)
+        for name, x in placed.items():
+            placed[name] = _checked_positions(name, x)
+            if len(placed[name]) != len(self._slots[name]):
+                raise ValueError(f"positions of {name!r} must be {len(self._slots[name])}, were {len(placed[name])}")
+        self._slots.update(placed)
+        self._plan_cache.clear()
+
+    def load_permutations(self, permutations: Mapping[str, Tensor]) -> None:
+        """Restores what `permutation` gave for boundary groups, as a checkpoint does.
+
+        Raises:
+            TypeError, ValueError: not a boundary group, or not a permutation of it. Nothing is changed then.
+        """
+        for group, permutation in permutations.items():
+            if group not in self._permutations:
+                raise ValueError(f"permutations must be of boundary groups {tuple(self._permutations)}, had {group!r}")
+            check_assignment("permutations", permutation, len(self._slots[group]), torch.device("cpu"))
+            check_permutation("permutations", permutation)
+        self._permutations.update({g: p.clone() for g, p in permutations.items()})
+        self._plan_cache.clear()
+
+    # Cost
+
+    def cost(self, bias: bool = True, distance_scale: float | None = None) -> Tensor:
+        """The connection cost of the model, as a differentiable 0-d tensor.
+
+        Args:
+            bias: whether tensors of one axis count, at base_length each.
+            distance_scale: replaces the wiring's own for this call (0: plain L1 at base_length).
+        """
+        total = torch.zeros(())
+        for plan in self._plans(bias, distance_scale):
+            terms = zip(
+                plan.entries,
+                plan.out_pos,
+                plan.in_pos,
+                plan.coefficients,
+                plan.distance_scales,
+                plan.base_lengths,
+                strict=True,
+            )
+            for entry, x, y, coefficient, scale, base in terms:
+                w = entry.tensor
+                if entry.is_connection:
+                    term = functional.connection_cost(
+                        w, x, y, metric=self.metric, distance_scale=scale, base_length=base
+                    )
+                else:
+                    term = base * w.abs().sum()
+                total = total.to(term) + coefficient * term
+        return total
+
+    def add_grad_(self, lam: float, bias: bool = True, distance_scale: float | None = None) -> Tensor:
+        """Adds lam * d cost / d p to the .grad of every charged parameter, in one native call; returns the cost.
+
+        The same as (loss + lam * wiring.cost()).backward(), without an autograd graph: call it after
+        loss.backward(). Missing gradients are created.
+
+        Args:
+            lam: strength of the penalty.
+            bias, distance_scale: as in cost.
+
+        Returns:
+            0-d tensor: the cost, without lam.
+
+        Raises:
+            TypeError, ValueError: a gradient does not fit its parameter. No gradient is changed then.
+        """
+        total = torch.zeros(())
+        with torch.no_grad():
+            for plan in self._plans(bias, distance_scale):
+                weights = [entry.tensor for entry in plan.entries]
+                for w in weights:
+                    if w.grad is None:
+                        w.grad = torch.zeros_like(w)
+                cost = add_grad(
+                    weights, [w.grad for w in weights], plan.out_pos, plan.in_pos, self.metric, lam,
+                    plan.coefficients, plan.distance_scales, plan.base_lengths,
+                )  # fmt: skip
+                total = total + cost
+        return total
+
+    def length(self, threshold: float | None = None, weighted: bool = True, unit: float = 1.0) -> Length:
+        """The wiring length: sum |w| * distance over all connections, without scale, base length and reduction.
+
+        Args:
+            threshold: only connections with |w| > threshold.
+            weighted: False counts each connection with its distance, whatever its weight.
+            unit: length that counts as 1, for instance the spacing of a grid.
+
+        Returns:
+            The total as a float, with its parts in `.by_connection`.
+        """
+        parts = {}
+        for entry in self._entries:
+            if entry.is_connection:
+                w = entry.tensor.detach()
+                kept = w.abs() > (0.0 if threshold is None else threshold)
+                out_pos, in_pos = (self.neuron_positions(g).to(w) for g in entry.groups)
+                counted = torch.where(kept, w.abs() if weighted else 1.0, 0.0).to(w.dtype)
+                cost = functional.connection_cost(
+                    counted, out_pos, in_pos, metric=self.metric, distance_scale=1 / unit, base_length=0.0
+                )
+                parts[entry.name] = cost.item()
+        return Length(parts)
+
+    def _plans(self, bias: bool, distance_scale: float | None) -> list[_Plan]:
+        """What the charged tensors need, by dtype and device; kept until positions or parameters change."""
+        charged = [e for e in self._charged if bias or e.is_connection]
+        state = tuple((w.dtype, w.device, w.requires_grad) for w in (e.tensor for e in charged))
+        key = (bias, distance_scale, state)
+        if key not in self._plan_cache:
+            if distance_scale is not None:
+                _checked_number("distance_scale", distance_scale)
+            kinds: dict[tuple, list[_Entry]] = {}
+            for entry, (dtype, device, trainable) in zip(charged, state, strict=True):
+                if trainable:
+                    kinds.setdefault((dtype, device), []).append(entry)
+            self._plan_cache = {key: [self._plan(entries, distance_scale) for entries in kinds.values()]}
+        return self._plan_cache[key]
+
+    def _plan(self, entries: list[_Entry], distance_scale: float | None) -> _Plan:
+        own = self._distance_scale
+        return _Plan(
+            entries,
+            [self._peer_positions(e.groups[0], e.tensor) for e in entries],
+            [self._peer_positions(e.groups[-1], e.tensor) for e in entries],
+            [self._coefficient(e) for e in entries],
+            [own[e.name] if distance_scale is None else distance_scale for e in entries],
+            [self._base_length[e.name] for e in entries],
+        )
+
+    def _peer_positions(self, group: str, like: Tensor) -> Tensor:
+        return self.neuron_positions(group).to(like).contiguous()
+
+    def _coefficient(self, entry: _Entry) -> float:
+        return 1.0 if self._reduction[entry.name] == "sum" else 1.0 / max(entry.tensor.numel(), 1)
+
+    # Relocation
+
+    @torch.no_grad()
+    def relocate(
+        self,
+        strategy: str = "auto",
+        groups: Iterable[str] | None = None,
+        top_k: int | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> RelocationReport:
+        """Lets neurons trade slots where that lowers the cost. Never raises it; the model's function is unchanged.
+
+        The search only moves an assignment; tensors, gradients and the optimizer's state are permuted once, at the
+        end. If that is interrupted, all of them are put back.
+
+        Args:
+            strategy: "greedy" (BIMT as published: one pass, the top_k most important neurons' slots),
+                "matching" (disjoint best swaps until none improves), "assignment" (exact for each group; needs SciPy)
+                or "auto" (assignment for groups of up to 512 neurons, matching above). All but greedy sweep over the
+                groups until none improves.
+            groups: names, in the order to visit; None: all that are not frozen, in order of declaration.
+            top_k: for greedy, how many neurons of each group to visit; None: all.
+            optimizer: the torch optimizer whose state (moments) must follow its neurons.
+
+        Returns:
+            RelocationReport.
+
+        Raises:
+            TypeError: optimizer is not a torch optimizer.
+            ValueError: unknown strategy or group, a frozen group, top_k without greedy or negative, weights that are
+                not finite. Nothing is changed then.
+            ImportError: strategy is "assignment" and SciPy is missing.
+        """
+        start = time.perf_counter()
+        groups = self._check_relocation(strategy, groups, top_k, optimizer)
+        if optimizer is None:
+            _warn_about_moments()
+        search_state = _Relocation(self, strategy, top_k)
+        before = search_state.total_cost()
+        reports = search_state.run(groups)
+        after = search_state.total_cost()
+        if after < before:
+            self._move(search_state.moved(), optimizer)
+        else:
+            after, reports = before, {group: GroupReport(seconds=r.seconds) for group, r in reports.items()}
+        swaps = sum(report.swaps for report in reports.values())
+        return RelocationReport(before, after, swaps, time.perf_counter() - start, reports)
+
+    @torch.no_grad()
+    def permute_(self, group: str, permutation: Tensor, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Permutes the neurons of an inner group in every tensor, gradient and optimizer state.
+
+        Slot p then holds the neuron that was in slot permutation[p].
+
+        Args:
+            group: an inner group; frozen ones too.
+            permutation: (n,) int64.
+            optimizer: the torch optimizer whose state must follow.
+
+        Raises:
+            TypeError: permutation is not int64, optimizer is not a torch optimizer.
+            ValueError: the group is unknown or a boundary group, or permutation is none. Nothing is changed then.
+        """
+        self._known_groups("group", (group,))
+        if group in self._permutations:
+            raise ValueError(f"group must be an inner group, {group!r} is an input or output of the model")
+        check_assignment("permutation", permutation, len(self._slots[group]), permutation.device)
+        check_permutation("permutation", permutation)
+        _check_optimizer(optimizer)
+        self._move({group: permutation.argsort()}, optimizer)
+
+    def _check_relocation(self, strategy, groups, top_k, optimizer) -> tuple[str, ...]:
+        if strategy not in STRATEGIES:
+            raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, was {strategy!r}")
+        if top_k is not None and strategy != "greedy":
+            raise ValueError(f"top_k belongs to strategy 'greedy', strategy was {strategy!r}")
+        if top_k is not None and (not isinstance(top_k, int) or top_k < 0):
+            raise ValueError(f"top_k must be a non-negative integer or None, was {top_k!r}")
+        _check_optimizer(optimizer)
+        if groups is None:
+            groups = [g for g in self._slots if g not in self.frozen]
+        groups = self._known_groups("groups", groups)
+        for group in groups:
+            if group in self.frozen:
+                raise ValueError(f"groups must not name a frozen group, named {group!r}")
+            if any(entry.groups == (group, group) for entry in self._entries):
+                raise NotImplementedError(f"relocating the recurrent group {group!r} is not available yet")
+        if strategy == "assignment" and not search.has_linear_assignment():
+            raise ImportError("strategy 'assignment' needs SciPy: pip install 'bimt_fast[search]'")
+        return groups
+
+    def _move(self, assignments: dict[str, Tensor], optimizer: torch.optim.Optimizer | None) -> None:
+        """Moves neuron i of each group to slot assignments[group][i]: all of them, or after a failure none."""
+        boundary = {g: a for g, a in assignments.items() if g in self._permutations}
+        order = {g: a.argsort() for g, a in assignments.items() if g not in self._permutations}
+        mover = _Mover()
+        try:
+            seen = set()
+            for entry in self._entries:
+                tensor = entry.tensor
+                if id(tensor) in seen or not any(g in order for g in entry.groups):
+                    continue
+                seen.add(id(tensor))
+                indices = {axis: order[g] for axis, g in enumerate(entry.groups) if g in order}
+                for travelling in _companions(tensor, optimizer):
+                    mover.permute(travelling, indices)
+            self._permutations = {**self._permutations, **boundary}
+        except BaseException:
+            mover.undo()
+            raise
+        self._plan_cache.clear()
+
+
+class _Relocation:
+    """One search over the groups of a wiring: moves assignments, never a tensor."""
+
+    def __init__(self, wiring: Wiring, strategy: str, top_k: int | None) -> None:
+        self.wiring = wiring
+        self.strategy = strategy
+        self.top_k = top_k
+        self.start = {g: wiring.permutation(g) for g in wiring.groups}
+        self.assignment = dict(self.start)
+        own = [e for e in wiring._entries if e.is_connection and e in wiring._charged]
+        self.connections = [e for e in own if wiring._distance_scale[e.name] != 0 and e.tensor.requires_grad]
+        # What no relocation changes, so that total_cost equals wiring.cost().
+        self.constant = (wiring.cost() - sum(self._connection_costs(), torch.zeros(()))).item()
+
+    def moved(self) -> dict[str, Tensor]:
+        return {g: a for g, a in self.assignment.items() if not torch.equal(a, self.start[g])}
+
+    def total_cost(self) -> float:
+        return self.constant + sum(cost.item() for cost in self._connection_costs())
+
+    def _connection_costs(self) -> list[Tensor]:
+        wiring = self.wiring
+        return [
+            wiring._coefficient(e)
+            * functional.connection_cost(
+                e.tensor,
+                *(self._positions(g, e.tensor) for g in e.groups),
+                metric=wiring.metric,
+                distance_scale=wiring._distance_scale[e.name],
+                base_length=wiring._base_length[e.name],
+            )
+            for e in self.connections
+        ]
+
+    def _positions(self, group: str, like: Tensor) -> Tensor:
+        return self.wiring.slots(group)[self.assignment[group]].to(like)
+
+    def run(self, groups: Sequence[str]) -> dict[str, GroupReport]:
+        """One pass for greedy; else again and again over the groups whose neighbours have moved."""
+        reports = {group: GroupReport() for group in groups}
+        stale = set(groups)
+        while stale:
+            for group in groups:
+                if group in stale:
+                    stale.discard(group)
+                    if self._relocate_group(group, reports[group]) and self.strategy != "greedy":
+                        stale |= self._neighbours(group) & set(groups)
+            if self.strategy == "greedy":
+                break
+        return reports
+
+    def _neighbours(self, group: str) -> set[str]:
+        return {g for e in self.connections if group in e.groups for g in e.groups if g != group}
+
+    def _relocate_group(self, group: str, report: GroupReport) -> bool:
+        start = time.perf_counter()
+        cost = self._placement_cost(group)
+        improved = False
+        if cost is not None:
+            old = self.assignment[group].to(cost.device)
+            new, swaps = self._search(group, cost, old)
+            gain = search.assigned_cost(cost, old) - search.assigned_cost(cost, new)
+            improved = gain > search.resolution(cost)
+            if improved:
+                self.assignment[group] = new.cpu()
+                report.swaps += swaps
+                report.gain += gain
+        report.seconds += time.perf_counter() - start
+        return improved
+
+    def _search(self, group: str, cost: Tensor, assignment: Tensor) -> tuple[Tensor, int]:
+        strategy = self.strategy
+        if strategy == "auto":
+            exact = len(assignment) <= _AUTO_ASSIGNMENT_LIMIT and search.has_linear_assignment()
+            strategy = "assignment" if exact else "matching"
+        if strategy == "greedy":
+            return search.greedy(cost, assignment, self._most_important(group))
+        if strategy == "matching":
+            return search.matching(cost, assignment)
+        new = search.linear_assignment(cost)
+        return new, _swaps_between(assignment, new)
+
+    def _placement_cost(self, group: str) -> Tensor | None:
+        """C of the group with all others where they are now; None where nothing connects it."""
+        sides: tuple[list, list] = ([], [])
+        coefficients: tuple[list, list] = ([], [])
+        for e in self.connections:
+            if group in e.groups:
+                axis = e.groups.index(group)
+                sides[axis].append((e.tensor, self._positions(e.groups[1 - axis], e.tensor)))
+                coefficients[axis].append(self.wiring._coefficient(e) * self.wiring._distance_scale[e.name])
+        pairs = [*sides[0], *sides[1]]
+        if not pairs:
+            return None
+        weights, peers = zip(*pairs, strict=True)
+        slots = self.wiring.slots(group).to(weights[0])
+        return torch.ops.bimt_fast.placement_cost(
+            slots, list(weights), list(peers), len(sides[0]), self.wiring.metric, [*coefficients[0], *coefficients[1]]
+        )
+
+    def _most_important(self, group: str) -> Tensor:
+        """Neurons by the sum of |W| over all their connections, largest first."""
+        n = len(self.assignment[group])
+        importance = torch.zeros(n, dtype=torch.float64)
+        for e in self.wiring._entries:
+            if e.is_connection:
+                for axis, g in enumerate(e.groups):
+                    if g == group:
+                        importance += e.tensor.abs().sum(1 - axis).double().cpu()
+        return importance.argsort(descending=True, stable=True)[: n if self.top_k is None else self.top_k]
+
+
+class _Mover:
+    """Permutes tensors in place and can put them all back."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[Tensor, dict[int, Tensor]]] = []
+        self.current: tuple[Tensor, Tensor] | None = None
+
+    def permute(self, tensor: Tensor, indices: dict[int, Tensor]) -> None:
+        permuted = _reordered(tensor, indices)
+        self.current = (tensor, tensor.clone())
+        tensor.copy_(permuted)
+        self.done.append((tensor, indices))
+        self.current = None
+
+    def undo(self) -> None:
+        # An interrupt may fall between the copy and its entry in `done`, so the tensor in hand has a copy of its own.
+        if self.current is not None:
+            tensor, old = self.current
+            tensor.copy_(old)
+            self.done = [(t, indices) for t, indices in self.done if t is not tensor]
+        for tensor, indices in reversed(self.done):
+            tensor.copy_(_reordered(tensor, {axis: index.argsort() for axis, index in indices.items()}))
+
+
+def _reordered(tensor: Tensor, indices: dict[int, Tensor]) -> Tensor:
+    for axis, index in indices.items():
+        tensor = tensor.index_select(axis, index.to(tensor.device))
+    return tensor
+
+
+def _companions(tensor: Tensor, optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
+    """The tensor and all that travels with it: its gradient, and optimizer state of its shape."""
+    found = [tensor.data if isinstance(tensor, nn.Parameter) else tensor]
+    if tensor.grad is not None:
+        found.append(tensor.grad)
+    if optimizer is not None and tensor in optimizer.state:
+        found += [s for s in optimizer.state[tensor].values() if isinstance(s, Tensor) and s.shape == tensor.shape]
+    return found
+
+
+def _swaps_between(old: Tensor, new: Tensor) -> int:
+    """The least number of swaps that turns one assignment into the other: n less the number of cycles."""
+    step = new[old.argsort()].tolist()
+    seen, cycles = [False] * len(step), 0
+    for start in range(len(step)):
+        cycles += not seen[start]
+        while not seen[start]:
+            seen[start] = True
+            start = step[start]
+    return len(step) - cycles
+
+
+def _checked_positions(group: str, positions: Tensor) -> Tensor:
+    if not isinstance(positions, Tensor) or not positions.is_floating_point():
+        was = positions.dtype if isinstance(positions, Tensor) else type(positions).__name__
+        raise TypeError(f"positions of {group!r} must be a floating-point tensor, was {was}")
+    if positions.dim() != 2:
+        raise ValueError(f"positions of {group!r} must have shape (n, dim), was {tuple(positions.shape)}")
+    if not positions.isfinite().all():
+        raise ValueError(f"positions of {group!r} must be finite, held NaN or infinity")
+    return positions.detach().clone()
+
+
+def _checked_number(argument: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{argument} must be a number, was {value!r}")
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{argument} must be finite and at least 0, was {value}")
+    return float(value)
+
+
+def _checked_reduction(argument: str, value: object) -> str:
+    if value not in ("sum", "mean"):
+        raise ValueError(f"{argument} must be 'sum' or 'mean', was {value!r}")
+    return str(value)
+
+
+def _check_optimizer(optimizer: object) -> None:
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"optimizer must be a torch.optim.Optimizer or None, was {type(optimizer).__name__}")
+
+
+def _warn_about_moments() -> None:
+    global _warned_about_moments
+    if not _warned_about_moments:
+        _warned_about_moments = True
+        _log.warning("relocate: no optimizer was passed, so its moments, if it has any, stay with the wrong neurons")
