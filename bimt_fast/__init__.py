@@ -1,6 +1,6 @@
 """Brain-Inspired Modular Training with compiled kernels."""
 
-from . import geometry, nn
+from . import geometry, nn, plot
 from .backends import backend
 from .functional import add_grad_, best_swaps, connection_cost, placement_cost, swap_deltas
 from .wiring import Wiring
@@ -15,5 +15,6 @@ __all__ = [
     "geometry",
     "nn",
     "placement_cost",
+    "plot",
     "swap_deltas",
 ]
