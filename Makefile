@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
-NATIVE := $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/*)
+NATIVE := $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/*.h csrc/cpu/*.cpp csrc/cpu/kernels/*.cpp)
 
 .PHONY: all demo test bench experiments lint format clean
 

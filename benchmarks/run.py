@@ -16,8 +16,8 @@ def main() -> int:
     """Returns how many rows were wrong."""
     options = _options()
     print(f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    for name, able, reason in backends.describe():
-        print(f"backend {name}: {'available' if able else 'not available'}{f' ({reason})' if reason else ''}")
+    for name, able, text in backends.describe():
+        print(f"backend {name}: {'available' if able else 'not available'} ({text})")
     wrong = 0
     for build in all_rows():
         row = build()

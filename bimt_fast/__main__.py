@@ -60,8 +60,8 @@ def _positive(text: str) -> int:
 
 def _info(options: argparse.Namespace) -> int:
     print(f"bimt_fast {__version__}, torch {torch.__version__}, Python {platform.python_version()}, {_machine()}")
-    for name, able, reason in backends.describe():
-        print(f"backend {name}: {'serves CPU tensors' if able else 'not available'}{f' ({reason})' if reason else ''}")
+    for name, able, text in backends.describe():
+        print(f"backend {name}: {'serves CPU tensors' if able else 'not available'} ({text})")
     return 0
 
 

@@ -84,5 +84,10 @@ def _choose(forced: str | None, device: torch.device) -> ModuleType:
 
 
 def describe() -> list[tuple[str, bool, str]]:
-    """(name, serves CPU tensors, reason where it does not) for every backend, in order of preference."""
-    return [(name, *_load(name).can_run(torch.device("cpu"))) for name in PREFERENCE]
+    """(name, whether it serves CPU tensors, what it is or why not) for every backend, in order of preference."""
+    found = []
+    for name in PREFERENCE:
+        module = _load(name)
+        able, reason = module.can_run(torch.device("cpu"))
+        found.append((name, able, module.details() if able else reason))
+    return found

@@ -17,6 +17,11 @@ def can_run(device: torch.device) -> tuple[bool, str]:
     return True, ""
 
 
+def details() -> str:
+    """What `python -m bimt_fast info` says of it."""
+    return "plain PyTorch, on any device"
+
+
 def connection_cost(
     weight: Tensor,  # (n_out, n_in)
     out_pos: Tensor,  # (n_out, dim)

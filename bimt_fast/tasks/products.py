@@ -83,7 +83,7 @@ TASK = Task(
         swap_every=200,
         strategy="greedy",
         top_k=5,
-        seed=0,
+        seed=7,
     ),
     make_data=make_data,
     make_model=make_model,

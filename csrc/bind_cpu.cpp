@@ -1,0 +1,255 @@
+// The module bimt_fast._cpu: unpacks arguments, picks the instruction set and the dtype, names the argument at fault.
+//
+// Tensors arrive as addresses, sizes and strides; bimt_fast/kernels/cpu.py keeps them alive during the call. Import
+// torch first: its OpenMP runtime serves this module too.
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "cpu/kernels.h"
+#include "cpu/placement_plan.h"
+#include "cpu/runtime.h"
+#include "metric.h"
+
+namespace py = pybind11;
+
+namespace bimt {
+namespace {
+
+template <class F>
+auto with_instruction_set(F f) {
+  switch (instruction_set()) {
+#ifdef BIMT_HAS_AVX512
+    case InstructionSet::kAvx512:
+      return f(avx512());
+#endif
+#ifdef BIMT_HAS_AVX2
+    case InstructionSet::kAvx2:
+      return f(avx2());
+#endif
+    default:
+      return f(baseline());
+  }
+}
+
+// Calls f with a zero of the dtype that has that code in bimt_fast/kernels/cpu.py.
+template <class F>
+auto with_dtype(int dtype, F f) {
+  if (dtype == 0) return f(float());
+  if (dtype == 1) return f(double());
+  throw py::value_error("no dtype has the code " + std::to_string(dtype));
+}
+
+void check_metric(int metric) {
+  if (metric < 0 || metric >= kMetricCount) throw py::value_error("no metric has the code " + std::to_string(metric));
+}
+
+// Raises ValueError for a refused argument, by the name that it has in the calling function.
+void check(Status status, const char* out_pos = "out_pos", const char* in_pos = "in_pos") {
+  switch (status) {
+    case Status::kOk:
+      return;
+    case Status::kOutPos:
+      throw py::value_error(std::string(out_pos) + " must be finite");
+    case Status::kInPos:
+      throw py::value_error(std::string(in_pos) + " must be finite");
+    case Status::kWeights:
+      throw py::value_error("weights must be finite");
+    case Status::kCost:
+      throw py::value_error("cost must be finite");
+    case Status::kFlow:
+      throw py::value_error("flow must be finite");
+    case Status::kDistance:
+      throw py::value_error("distance must be finite");
+  }
+}
+
+// Reads the items of a flat tuple one after another; much faster than converting it as a whole.
+class Fields {
+ public:
+  explicit Fields(py::handle tuple) : tuple_(tuple.ptr()) {
+    if (!PyTuple_Check(tuple_)) throw py::type_error("a tensor must be described by a tuple");
+  }
+
+  int64_t integer() {
+    const long long value = PyLong_AsLongLong(item());
+    if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
+    return value;
+  }
+
+  double real() {
+    const double value = PyFloat_AsDouble(item());
+    if (value == -1.0 && PyErr_Occurred()) throw py::error_already_set();
+    return value;
+  }
+
+  // address, rows, columns, row stride, column stride
+  template <class T>
+  Matrix<T> matrix() {
+    T* const data = reinterpret_cast<T*>(static_cast<intptr_t>(integer()));
+    const int64_t rows = integer(), cols = integer(), row_stride = integer(), col_stride = integer();
+    // The stride of an axis of length one means nothing; 1 is what the fast paths look for.
+    return {data, rows, cols, rows < 2 ? 1 : row_stride, cols < 2 ? 1 : col_stride};
+  }
+
+ private:
+  PyObject* item() {
+    if (next_ >= PyTuple_GET_SIZE(tuple_)) throw py::value_error("the description of a tensor is too short");
+    return PyTuple_GET_ITEM(tuple_, next_++);
+  }
+
+  PyObject* const tuple_;
+  Py_ssize_t next_ = 0;
+};
+
+template <class T>
+T* pointer(intptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+template <class T>
+PenaltyTerm<T> penalty_term(py::handle description) {
+  Fields fields(description);
+  PenaltyTerm<T> term;
+  term.weight = fields.matrix<const T>();
+  term.grad = fields.matrix<T>();
+  term.out_pos = fields.matrix<const T>();
+  term.in_pos = fields.matrix<const T>();
+  term.coefficient = fields.real();
+  term.distance_scale = fields.real();
+  term.base_length = fields.real();
+  return term;
+}
+
+double bind_penalty(int dtype, const py::list& descriptions, int metric, double lam, int threads) {
+  check_metric(metric);
+  return with_dtype(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    std::vector<PenaltyTerm<T>> terms;
+    terms.reserve(descriptions.size());
+    for (py::handle description : descriptions) terms.push_back(penalty_term<T>(description));
+    const PenaltyArgs<T> args = {terms.data(), static_cast<int64_t>(terms.size()), metric, lam, threads};
+    const Penalty result = [&] {
+      const py::gil_scoped_release release;
+      return with_instruction_set([&](auto isa) { return penalty<decltype(isa)>(args); });
+    }();
+    check(result.status);
+    return result.cost;
+  });
+}
+
+void bind_penalty_backward(int dtype, const py::tuple& description, intptr_t out_pos_grad, intptr_t in_pos_grad,
+                           double grad, int metric, int threads) {
+  check_metric(metric);
+  with_dtype(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const PenaltyBackwardArgs<T> args = {
+        penalty_term<T>(description), pointer<T>(out_pos_grad), pointer<T>(in_pos_grad), grad, metric, threads};
+    const Status status = [&] {
+      const py::gil_scoped_release release;
+      return with_instruction_set([&](auto isa) { return penalty_backward<decltype(isa)>(args); });
+    }();
+    check(status);
+  });
+}
+
+// parts: tuples (weight with neurons as rows, peer positions, coefficient).
+void bind_placement_cost(int dtype, const py::tuple& slots, const py::list& descriptions, intptr_t cost, int threads) {
+  with_dtype(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const Matrix<const T> slot_matrix = Fields(slots).matrix<const T>();
+    std::vector<PlacementPart<T>> parts;
+    std::vector<Matrix<const T>> peers;
+    for (py::handle description : descriptions) {
+      Fields fields(description);
+      const Matrix<const T> weight = fields.matrix<const T>();
+      peers.push_back(fields.matrix<const T>());
+      parts.push_back({weight.data, weight.cols, weight.row_stride, weight.col_stride, fields.real()});
+    }
+    const Status status = [&] {
+      const py::gil_scoped_release release;
+      const PlacementPlan plan = plan_placement(slot_matrix, peers);
+      if (plan.status != Status::kOk) return plan.status;
+      const PlacementArgs<T> args = {slot_matrix.rows,
+                                     parts.data(),
+                                     static_cast<int64_t>(parts.size()),
+                                     plan.views.data(),
+                                     static_cast<int64_t>(plan.views.size()),
+                                     plan.slot_order.data(),
+                                     plan.crowded,
+                                     pointer<T>(cost),
+                                     threads};
+      return with_instruction_set([&](auto isa) { return placement_cost<decltype(isa)>(args); });
+    }();
+    check(status, "slots", "peers");
+  });
+}
+
+template <class T>
+SwapArgs<T> swap_args(const py::tuple& cost, intptr_t assignment, const py::tuple& flow, const py::tuple& distance,
+                      int threads) {
+  return {Fields(cost).matrix<const T>(), pointer<const int64_t>(assignment), Fields(flow).matrix<const T>(),
+          Fields(distance).matrix<const T>(), threads};
+}
+
+void bind_swap_deltas(int dtype, const py::tuple& cost, intptr_t assignment, const py::tuple& flow,
+                      const py::tuple& distance, intptr_t deltas, int threads) {
+  with_dtype(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const SwapArgs<T> args = swap_args<T>(cost, assignment, flow, distance, threads);
+    const Status status = [&] {
+      const py::gil_scoped_release release;
+      return with_instruction_set([&](auto isa) { return swap_deltas<decltype(isa)>(args, pointer<T>(deltas)); });
+    }();
+    check(status);
+  });
+}
+
+void bind_best_swaps(int dtype, const py::tuple& cost, intptr_t assignment, const py::tuple& flow,
+                     const py::tuple& distance, intptr_t delta, intptr_t partner, int threads) {
+  with_dtype(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const SwapArgs<T> args = swap_args<T>(cost, assignment, flow, distance, threads);
+    const Status status = [&] {
+      const py::gil_scoped_release release;
+      return with_instruction_set(
+          [&](auto isa) { return best_swaps<decltype(isa)>(args, pointer<T>(delta), pointer<int64_t>(partner)); });
+    }();
+    check(status);
+  });
+}
+
+std::vector<std::string> instruction_set_names() {
+  std::vector<std::string> names;
+  for (InstructionSet set : supported_instruction_sets()) names.push_back(name(set));
+  return names;
+}
+
+}  // namespace
+}  // namespace bimt
+
+PYBIND11_MODULE(_cpu, module) {
+  using namespace bimt;
+  try {
+    choose_instruction_set();
+  } catch (const std::invalid_argument& error) {
+    throw py::import_error(error.what());
+  }
+  module.doc() = "CPU kernels on raw addresses; call them through bimt_fast.kernels.cpu.";
+  module.def("instruction_sets", &instruction_set_names, "Instruction sets that this CPU can run.");
+  module.def("instruction_set", [] { return name(instruction_set()); }, "The instruction set in use.");
+  module.def("openmp", &has_openmp, "Whether the kernels were compiled with threads.");
+  module.def("prepare_result", [](intptr_t address, size_t bytes, int threads) {
+    const py::gil_scoped_release release;
+    prepare_result(pointer<void>(address), bytes, threads);
+  });
+  module.def("penalty", &bind_penalty);
+  module.def("penalty_backward", &bind_penalty_backward);
+  module.def("placement_cost", &bind_placement_cost);
+  module.def("swap_deltas", &bind_swap_deltas);
+  module.def("best_swaps", &bind_best_swaps);
+}

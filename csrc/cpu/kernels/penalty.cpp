@@ -1,0 +1,356 @@
+// The connection cost and its gradients. Lengths are made on the fly, one chunk of columns at a time, in L1.
+
+#include "cpu/kernels.h"
+#include "cpu/simd.h"
+
+namespace bimt {
+namespace {
+
+constexpr int64_t kChunk = 512;
+constexpr int64_t kBlockElements = 1 << 16;
+constexpr int64_t kSerialElements = 1 << 15;
+// Blocks of the backward pass that keep their own partial sums for every column.
+constexpr int64_t kPartialBlocks = 16;
+
+// A term turned so that the fast axis of its weight runs along the columns, with positions one axis after another.
+template <class T>
+struct Job {
+  Matrix<const T> weight;
+  Matrix<T> grad;
+  const T* row_pos;
+  const T* col_pos;
+  int64_t dim;
+  T scale, base;
+  bool turned;
+};
+
+struct Block {
+  int64_t row_begin, row_end, col_begin, col_end;
+};
+
+// How the elements of a matrix are split among work items: whole rows, or pieces of very long ones.
+struct Blocks {
+  int64_t rows, cols, across, count;
+
+  template <class T>
+  explicit Blocks(const Matrix<T>& m)
+      : rows(larger(1, kBlockElements / larger(1, m.cols))),
+        cols(kBlockElements),
+        across(divide_up(m.cols, cols)),
+        count(divide_up(m.rows, rows) * across) {}
+
+  template <class T>
+  Block at(int64_t index, const Matrix<T>& m) const {
+    const int64_t row = index / across * rows, col = index % across * cols;
+    return {row, smaller(row + rows, m.rows), col, smaller(col + cols, m.cols)};
+  }
+};
+
+template <class T>
+bool copy_positions(const Matrix<const T>& positions, T* to) {
+  bool finite = true;
+  for (int64_t k = 0; k < positions.cols; ++k) {
+    for (int64_t i = 0; i < positions.rows; ++i) {
+      const T x = positions.at(i, k);
+      finite &= x - x == 0;
+      *to++ = x;
+    }
+  }
+  return finite;
+}
+
+template <class T>
+int64_t position_count(const PenaltyTerm<T>& term) {
+  return (term.out_pos.rows + term.in_pos.rows) * term.out_pos.cols;
+}
+
+template <class T>
+bool along_rows(const Matrix<T>& m) {
+  return m.col_stride != 1 && m.row_stride == 1;
+}
+
+template <class T>
+Status prepare(const PenaltyTerm<T>& term, T* positions, Job<T>* job) {
+  T* const in_positions = positions + term.out_pos.rows * term.out_pos.cols;
+  if (!copy_positions(term.out_pos, positions)) return Status::kOutPos;
+  if (!copy_positions(term.in_pos, in_positions)) return Status::kInPos;
+  const bool turned = along_rows(term.weight) || (along_rows(term.grad) && term.grad.data != nullptr);
+  job->weight = turned ? term.weight.transposed() : term.weight;
+  job->grad = turned ? term.grad.transposed() : term.grad;
+  job->row_pos = turned ? in_positions : positions;
+  job->col_pos = turned ? positions : in_positions;
+  job->dim = term.out_pos.cols;
+  job->scale = static_cast<T>(term.distance_scale);
+  job->base = static_cast<T>(term.base_length);
+  job->turned = turned;
+  return Status::kOk;
+}
+
+// out[j] = base + scale * distance for Dim coordinates, known to the compiler.
+template <class Metric, int Dim, class T>
+void lengths_of(const Job<T>& job, int64_t row, int64_t col, int64_t count, T scale, T base, T* out) {
+  const int64_t rows = job.weight.rows, cols = job.weight.cols;
+  const T* const y = job.col_pos + col;
+  T x[Dim];
+  for (int k = 0; k < Dim; ++k) x[k] = job.row_pos[k * rows + row];
+  for (int64_t j = 0; j < count; ++j) {
+    T distance = 0;
+    for (int k = 0; k < Dim; ++k) distance = Metric::add(distance, x[k], y[k * cols + j]);
+    out[j] = base + scale * Metric::finish(distance);
+  }
+}
+
+template <class Metric, class T>
+void lengths(const Job<T>& job, int64_t row, int64_t col, int64_t count, T scale, T base, T* out) {
+  switch (job.dim) {
+    case 1:
+      return lengths_of<Metric, 1>(job, row, col, count, scale, base, out);
+    case 2:
+      return lengths_of<Metric, 2>(job, row, col, count, scale, base, out);
+    case 3:
+      return lengths_of<Metric, 3>(job, row, col, count, scale, base, out);
+  }
+  for (int64_t j = 0; j < count; ++j) out[j] = 0;
+  for (int64_t k = 0; k < job.dim; ++k) {
+    const T x = job.row_pos[k * job.weight.rows + row];
+    const T* const y = job.col_pos + k * job.weight.cols + col;
+    for (int64_t j = 0; j < count; ++j) out[j] = Metric::add(out[j], x, y[j]);
+  }
+  for (int64_t j = 0; j < count; ++j) out[j] = base + scale * Metric::finish(out[j]);
+}
+
+// Part of a row as consecutive numbers: in place where it is that already, else copied to the buffer.
+template <class T>
+const T* read(const Matrix<const T>& m, int64_t row, int64_t col, int64_t count, T* buffer) {
+  const T* const from = m.data + row * m.row_stride + col * m.col_stride;
+  if (m.col_stride == 1) return from;
+  for (int64_t j = 0; j < count; ++j) buffer[j] = from[j * m.col_stride];
+  return buffer;
+}
+
+template <class T>
+void write(const T* from, const Matrix<T>& m, int64_t row, int64_t col, int64_t count) {
+  T* const to = m.data + row * m.row_stride + col * m.col_stride;
+  for (int64_t j = 0; j < count; ++j) to[j * m.col_stride] = from[j];
+}
+
+template <class T>
+struct CostOnly {
+  template <class V>
+  BIMT_INLINE void operator()(int64_t, V, V) const {}
+};
+
+template <class T>
+struct AddTo {
+  T* grad;
+  T step;
+  template <class V>
+  BIMT_INLINE void operator()(int64_t j, V w, V length) const {
+    store(grad + j, load<V>(grad + j) + times_sign<T>(length, w) * step);
+  }
+};
+
+template <class T>
+struct WriteTo {
+  T* grad;
+  T step;
+  template <class V>
+  BIMT_INLINE void operator()(int64_t j, V w, V length) const {
+    store(grad + j, times_sign<T>(length, w) * step);
+  }
+};
+
+// Returns sum |w| * length, with several running sums, and hands every (w, length) to `apply` on the way.
+template <class T, class Apply>
+double sweep(const T* w, const T* length, int64_t count, Apply apply) {
+  using V = Full<T>;
+  constexpr int kSums = 4, kCount = kLanes<T>;
+  V sums[kSums] = {};
+  const auto step = [&](int64_t j, V& sum) {
+    const V weight = load<V>(w + j), l = load<V>(length + j);
+    sum += magnitude<T>(weight) * l;
+    apply(j, weight, l);
+  };
+  int64_t j = 0;
+  for (; j + kSums * kCount <= count; j += kSums * kCount) {
+    BIMT_UNROLL
+    for (int s = 0; s < kSums; ++s) step(j + s * kCount, sums[s]);
+  }
+  for (; j + kCount <= count; j += kCount) step(j, sums[0]);
+  const V sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  double total = 0;
+  for (int lane = 0; lane < kCount; ++lane) total += sum[lane];
+  for (; j < count; ++j) {
+    using One = Vector<T, 1>;
+    total += absolute(w[j]) * length[j];
+    apply(j, load<One>(w + j), load<One>(length + j));
+  }
+  return total;
+}
+
+// The cost of part of a row, with its gradient added where there is one.
+template <class T>
+double penalty_of_piece(const Job<T>& job, int64_t row, int64_t col, int64_t count, const T* length, T step) {
+  alignas(64) T weight[kChunk], grad[kChunk];
+  const T* const w = read(job.weight, row, col, count, weight);
+  if (job.grad.data == nullptr) return sweep(w, length, count, CostOnly<T>());
+  if (job.grad.col_stride == 1) return sweep(w, length, count, AddTo<T>{&job.grad.at(row, col), step});
+  const Matrix<const T> before = {job.grad.data, 0, 0, job.grad.row_stride, job.grad.col_stride};
+  read(before, row, col, count, grad);
+  const double cost = sweep(w, length, count, AddTo<T>{grad, step});
+  write(grad, job.grad, row, col, count);
+  return cost;
+}
+
+template <class Metric, class T>
+double penalty_of_block(const Job<T>& job, const Block& block, T step) {
+  alignas(64) T length[kChunk];
+  const bool same_length = job.dim == 0;
+  if (same_length) lengths<Metric>(job, 0, 0, kChunk, job.scale, job.base, length);
+  double total = 0;
+  // Rows are read from end to end: pieces of several rows in turn would lose the hardware prefetcher.
+  for (int64_t row = block.row_begin; row < block.row_end; ++row) {
+    for (int64_t col = block.col_begin; col < block.col_end; col += kChunk) {
+      const int64_t count = smaller(kChunk, block.col_end - col);
+      if (!same_length) lengths<Metric>(job, row, col, count, job.scale, job.base, length);
+      total += penalty_of_piece(job, row, col, count, length, step);
+    }
+  }
+  return total;
+}
+
+template <class T>
+Penalty run_penalty(const PenaltyArgs<T>& args) {
+  int64_t coordinates = 0;
+  for (int64_t i = 0; i < args.count; ++i) coordinates += position_count(args.terms[i]);
+  const Scratch<T> positions(coordinates);
+  const Scratch<Job<T>> jobs(args.count);
+  const Scratch<int64_t> first_block(args.count + 1);
+  T* next = positions.get();
+  int64_t elements = 0;
+  first_block[0] = 0;
+  for (int64_t i = 0; i < args.count; ++i) {
+    const Status status = prepare(args.terms[i], next, &jobs[i]);
+    if (status != Status::kOk) return {status, 0};
+    next += position_count(args.terms[i]);
+    elements += jobs[i].weight.rows * jobs[i].weight.cols;
+    first_block[i + 1] = first_block[i] + Blocks(jobs[i].weight).count;
+  }
+  const int64_t blocks = first_block[args.count];
+  const Scratch<double> costs(blocks);
+  const auto body = [&](int64_t block, int) {
+    int64_t i = 0, end = args.count;
+    while (end - i > 1) (first_block[(i + end) / 2] <= block ? i : end) = (i + end) / 2;
+    const double coefficient = args.terms[i].coefficient;
+    const T step = static_cast<T>(args.lam * coefficient);
+    const Block part = Blocks(jobs[i].weight).at(block - first_block[i], jobs[i].weight);
+    costs[block] = coefficient * with_metric<T>(args.metric, [&](auto metric) {
+                     return penalty_of_block<decltype(metric)>(jobs[i], part, step);
+                   });
+  };
+  parallel(elements < kSerialElements ? 1 : args.threads, blocks, body);
+  double total = 0;
+  for (int64_t block = 0; block < blocks; ++block) total += costs[block];
+  return {Status::kOk, total};
+}
+
+// Adds up sum |w| * slope for one coordinate of one row, into the row's own sum and into the columns' partial sums.
+template <class Metric, class T>
+double slopes(const T* w, const T* distance, T x, const T* y, int64_t count, double* col_sums, bool want_row) {
+  alignas(64) T slope[kChunk];
+  if (col_sums != nullptr) {
+    for (int64_t j = 0; j < count; ++j) col_sums[j] += double(absolute(w[j]) * Metric::slope(y[j], x, distance[j]));
+  }
+  if (!want_row) return 0;
+  for (int64_t j = 0; j < count; ++j) slope[j] = Metric::slope(x, y[j], distance[j]);
+  return sweep(w, slope, count, CostOnly<T>());
+}
+
+template <class Metric, class T>
+void backward_of_block(const Job<T>& job, const Block& block, T grad, double* row_sums, double* col_sums) {
+  alignas(64) T distance[kChunk], length[kChunk], weight[kChunk], result[kChunk];
+  const int64_t rows = job.weight.rows, cols = job.weight.cols;
+  for (int64_t row = block.row_begin; row < block.row_end; ++row) {
+    for (int64_t col = block.col_begin; col < block.col_end; col += kChunk) {
+      const int64_t count = smaller(kChunk, block.col_end - col);
+      const T* const w = read(job.weight, row, col, count, weight);
+      if (job.grad.data != nullptr) {
+        lengths<Metric>(job, row, col, count, job.scale, job.base, length);
+        const bool direct = job.grad.col_stride == 1;
+        sweep(w, length, count, WriteTo<T>{direct ? &job.grad.at(row, col) : result, grad});
+        if (!direct) write(result, job.grad, row, col, count);
+      }
+      if (row_sums == nullptr && col_sums == nullptr) continue;
+      lengths<Metric>(job, row, col, count, T(1), T(0), distance);
+      for (int64_t k = 0; k < job.dim; ++k) {
+        const T x = job.row_pos[k * rows + row];
+        double* const columns = col_sums == nullptr ? nullptr : col_sums + k * cols + col;
+        const double sum =
+            slopes<Metric>(w, distance, x, job.col_pos + k * cols + col, count, columns, row_sums != nullptr);
+        if (row_sums != nullptr) row_sums[k * rows + row] += sum;
+      }
+    }
+  }
+}
+
+template <class T>
+Status run_backward(const PenaltyBackwardArgs<T>& args) {
+  const Scratch<T> positions(position_count(args.term));
+  Job<T> job;
+  const Status status = prepare(args.term, positions.get(), &job);
+  if (status != Status::kOk) return status;
+  T* const row_grad = job.turned ? args.in_pos_grad : args.out_pos_grad;
+  T* const col_grad = job.turned ? args.out_pos_grad : args.in_pos_grad;
+  const int64_t rows = job.weight.rows, cols = job.weight.cols, dim = job.dim;
+
+  const int64_t most = col_grad != nullptr ? kPartialBlocks : divide_up(rows * cols, kBlockElements);
+  const int64_t block_rows = larger(1, divide_up(rows, larger(1, most))), blocks = divide_up(rows, block_rows);
+  const Scratch<double> row_sums(rows * dim), col_sums(col_grad != nullptr ? blocks * cols * dim : 0);
+  for (int64_t i = 0; i < rows * dim; ++i) row_sums[i] = 0;
+  const auto body = [&](int64_t block, int) {
+    double* const mine = col_grad != nullptr ? &col_sums[block * cols * dim] : nullptr;
+    if (mine != nullptr) std::memset(mine, 0, cols * dim * sizeof(double));
+    const Block part = {block * block_rows, smaller((block + 1) * block_rows, rows), 0, cols};
+    with_metric<T>(args.metric, [&](auto metric) {
+      backward_of_block<decltype(metric)>(job, part, T(args.grad), row_grad ? row_sums.get() : nullptr, mine);
+    });
+  };
+  parallel(rows * cols < kSerialElements ? 1 : args.threads, blocks, body);
+
+  const double scale = args.grad * args.term.distance_scale;
+  for (int64_t k = 0; k < dim; ++k) {
+    for (int64_t i = 0; i < rows && row_grad != nullptr; ++i) {
+      row_grad[i * dim + k] = static_cast<T>(scale * row_sums[k * rows + i]);
+    }
+    for (int64_t i = 0; i < cols && col_grad != nullptr; ++i) {
+      double sum = 0;
+      for (int64_t block = 0; block < blocks; ++block) sum += col_sums[(block * dim + k) * cols + i];
+      col_grad[i * dim + k] = static_cast<T>(scale * sum);
+    }
+  }
+  return Status::kOk;
+}
+
+}  // namespace
+
+template <>
+Penalty penalty<BIMT_ISA, float>(const PenaltyArgs<float>& args) {
+  return run_penalty(args);
+}
+
+template <>
+Penalty penalty<BIMT_ISA, double>(const PenaltyArgs<double>& args) {
+  return run_penalty(args);
+}
+
+template <>
+Status penalty_backward<BIMT_ISA, float>(const PenaltyBackwardArgs<float>& args) {
+  return run_backward(args);
+}
+
+template <>
+Status penalty_backward<BIMT_ISA, double>(const PenaltyBackwardArgs<double>& args) {
+  return run_backward(args);
+}
+
+}  // namespace bimt

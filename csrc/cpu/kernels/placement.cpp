@@ -1,0 +1,345 @@
+// Placement cost for the L1 metric, whose cost is a piecewise linear function of the slot on every coordinate axis.
+//
+// A block of neurons lies along the vectors. Per axis, |weight| is first gathered by knot (the peers' distinct
+// coordinates); running sums over the knots then give the cost at every place (the slots' distinct coordinates):
+// f(t) = t (2 A(t) - A) + B - 2 B(t), with A(t) the weights of the knots up to t and B(t) their moments.
+
+#include "cpu/kernels.h"
+#include "cpu/simd.h"
+
+namespace bimt {
+namespace {
+
+constexpr int kWide = kLanes<double>;
+// Neurons in a block: their running sums A and B should fit the registers, one row of them at least a cache line.
+constexpr int kNeurons = 4 * kWide > 16 ? 4 * kWide : 16;
+constexpr int kSums = kNeurons / kWide;
+// How far ahead weights are fetched, in peers: along rows of peers, and down columns of them.
+constexpr int64_t kPrefetchRows = 32;
+constexpr int64_t kPrefetchColumns = 256;
+constexpr int64_t kSerialElements = 1 << 14;
+// Results beyond this would push everything else out of the caches.
+constexpr int64_t kStreamBytes = int64_t(4) << 20;
+
+using Wide = Full<double>;
+using Half = Vector<float, kWide>;
+template <class T>
+constexpr int kRows = kNeurons / kLanes<T>;
+
+BIMT_INLINE Wide to_double(Half v) {
+#ifdef __AVX512F__
+  return (Wide)_mm512_maskz_cvtps_pd(0xff, (__m256)v);  // GCC 12 makes two conversions of the builtin
+#else
+  return __builtin_convertvector(v, Wide);
+#endif
+}
+
+// kNeurons numbers as doubles.
+BIMT_INLINE void widen(const double* from, Wide* to) {
+  BIMT_UNROLL
+  for (int i = 0; i < kSums; ++i) to[i] = load<Wide>(from + i * kWide);
+}
+
+BIMT_INLINE void widen(const float* from, Wide* to) {
+  BIMT_UNROLL
+  for (int i = 0; i < kSums; ++i) to[i] = to_double(load<Half>(from + i * kWide));
+}
+
+BIMT_INLINE void narrow(const Wide* from, Full<double>* to) {
+  BIMT_UNROLL
+  for (int i = 0; i < kSums; ++i) to[i] = from[i];
+}
+
+BIMT_INLINE void narrow(const Wide* from, Full<float>* to) {
+  BIMT_UNROLL
+  for (int i = 0; i < kSums; i += 2) {
+    const Half low = __builtin_convertvector(from[i], Half), high = __builtin_convertvector(from[i + 1], Half);
+    to[i / 2] = join<Full<float>>(low, high, CountTo<2 * kWide>::Type());
+  }
+}
+
+// The weights of kLanes peers times a block of neurons, one row a peer.
+template <class T>
+struct Tile {
+  alignas(64) T data[kLanes<T> * kNeurons];
+};
+
+template <class T>
+void gather_tile(const T* weight, const PlacementPart<T>& part, int64_t peers, int64_t neurons, Tile<T>* tile) {
+  for (int64_t k = 0; k < peers; ++k) {
+    for (int64_t i = 0; i < kNeurons; ++i) {
+      tile->data[k * kNeurons + i] = i < neurons ? weight[k * part.peer_stride + i * part.neuron_stride] : T(0);
+    }
+  }
+}
+
+template <class T>
+void transpose_tile(const T* weight, int64_t neuron_stride, Tile<T>* tile) {
+  BIMT_UNROLL
+  for (int group = 0; group < kRows<T>; ++group) {
+    Full<T> rows[kLanes<T>];
+    BIMT_UNROLL
+    for (int i = 0; i < kLanes<T>; ++i) {
+      const T* const row = weight + (group * kLanes<T> + i) * neuron_stride;
+      prefetch(row + kPrefetchColumns);
+      rows[i] = load<Full<T>>(row);
+    }
+    transpose<T>(rows);
+    BIMT_UNROLL
+    for (int k = 0; k < kLanes<T>; ++k) store(tile->data + k * kNeurons + group * kLanes<T>, rows[k]);
+  }
+}
+
+template <class T, class Sum>
+class BlockPlacement {
+ public:
+  static int64_t sum_count(const PlacementArgs<T>& args) {
+    int64_t count = 0;
+    for (int64_t a = 0; a < args.dim; ++a) count += args.axes[a].knot_count * kNeurons;
+    return count;
+  }
+
+  static int64_t table_count(const PlacementArgs<T>& args) {
+    int64_t count = 0;
+    for (int64_t a = 0; a + 1 < args.dim; ++a) count += args.axes[a].place_count * kNeurons;
+    return count;
+  }
+
+  BlockPlacement(const PlacementArgs<T>& args, int64_t block, Sum* sums, T* tables)
+      : args_(args),
+        first_(block * kNeurons),
+        neurons_(smaller(kNeurons, args.n - first_)),
+        sums_(sums),
+        tables_(tables) {}
+
+  // False when a weight was not finite.
+  bool run() {
+    std::memset(sums_, 0, sum_count(args_) * sizeof(Sum));
+    int64_t first_peer = 0;
+    for (int64_t p = 0; p < args_.part_count; ++p) {
+      gather(args_.parts[p], first_peer);
+      first_peer += args_.parts[p].peers;
+    }
+    const Sum* sums = sums_;
+    T* table = tables_;
+    bool finite = true;
+    for (int64_t a = 0; a + 1 < args_.dim; ++a) {
+      const PlacementAxis& axis = args_.axes[a];
+      finite &= scan(axis, sums, [&](int64_t place, const Full<T>* value) {
+        for (int g = 0; g < kRows<T>; ++g) store(table + place * kNeurons + g * kLanes<T>, value[g]);
+      });
+      sums += axis.knot_count * kNeurons;
+      table += axis.place_count * kNeurons;
+    }
+    const bool stream_rows = neurons_ == kNeurons && args_.n * args_.n * int64_t(sizeof(T)) >= kStreamBytes &&
+                             args_.n % kLanes<T> == 0 && reinterpret_cast<uintptr_t>(args_.cost) % kVectorBytes == 0;
+    return finite & (stream_rows ? scan_last<true>(sums) : scan_last<false>(sums));
+  }
+
+ private:
+  void gather(const PlacementPart<T>& part, int64_t first_peer) {
+    const T* const weight = part.weight + first_ * part.neuron_stride;
+    const bool whole = neurons_ == kNeurons;
+    Tile<T> tile;
+    for (int64_t k = 0; k < part.peers; k += kLanes<T>) {
+      const T* const from = weight + k * part.peer_stride;
+      const int64_t peers = smaller(kLanes<T>, part.peers - k);
+      const T* rows = tile.data;
+      int64_t stride = kNeurons;
+      if (whole && part.neuron_stride == 1) {
+        rows = from;
+        stride = part.peer_stride;
+      } else if (whole && part.peer_stride == 1 && peers == kLanes<T>) {
+        transpose_tile(from, part.neuron_stride, &tile);
+      } else {
+        gather_tile(from, part, peers, neurons_, &tile);
+      }
+      add_rows(rows, stride, peers, first_peer + k, static_cast<T>(part.coefficient));
+    }
+  }
+
+  void add_rows(const T* rows, int64_t stride, int64_t peers, int64_t first_peer, T coefficient) {
+    for (int64_t k = 0; k < peers; ++k) {
+      const T* const row = rows + k * stride;
+      prefetch(row + kPrefetchRows * stride);
+      prefetch(row + kPrefetchRows * stride + 64 / sizeof(T));
+      Full<T> weight[kRows<T>];
+      BIMT_UNROLL
+      for (int g = 0; g < kRows<T>; ++g) weight[g] = magnitude<T>(load<Full<T>>(row + g * kLanes<T>)) * coefficient;
+      Sum* sums = sums_;
+      for (int64_t a = 0; a < args_.dim; ++a) {
+        add(weight, sums + int64_t(args_.axes[a].knot_of_peer[first_peer + k]) * kNeurons);
+        sums += args_.axes[a].knot_count * kNeurons;
+      }
+    }
+  }
+
+  static BIMT_INLINE void add(const Full<T>* weight, T* sums) {
+    BIMT_UNROLL
+    for (int g = 0; g < kRows<T>; ++g) {
+      T* const to = sums + g * kLanes<T>;
+      store(to, load<Full<T>>(to) + weight[g]);
+    }
+  }
+
+  template <class Other>
+  static BIMT_INLINE void add(const Full<T>* weight, Other* sums) {
+    BIMT_UNROLL
+    for (int g = 0; g < kRows<T>; ++g) {
+      Half half[2];
+      split(weight[g], half, CountTo<kWide>::Type());
+      Other* const to = sums + g * kLanes<T>;
+      store(to, load<Wide>(to) + to_double(half[0]));
+      store(to + kWide, load<Wide>(to + kWide) + to_double(half[1]));
+    }
+  }
+
+  // Calls emit(place, values of the block's neurons) for every place in order.
+  template <class Emit>
+  BIMT_INLINE bool scan(const PlacementAxis& axis, const Sum* sums, Emit emit) {
+    Wide weight[kSums] = {}, moment[kSums] = {}, here[kSums];
+    for (int64_t l = 0; l < axis.knot_count; ++l) {
+      widen(sums + l * kNeurons, here);
+      BIMT_UNROLL
+      for (int i = 0; i < kSums; ++i) {
+        weight[i] -= here[i];
+        moment[i] -= here[i] * axis.knots[l];
+      }
+    }
+    Wide poison = {};
+    for (int i = 0; i < kSums; ++i) poison += weight[i] - weight[i];
+
+    // From here on weight is 2 A(t) - A and moment is 2 B(t) - B.
+    int64_t l = 0;
+    for (int64_t place = 0; place < axis.place_count; ++place) {
+      const double t = axis.places[place];
+      for (; l < axis.knot_count && axis.knots[l] <= t; ++l) {
+        widen(sums + l * kNeurons, here);
+        const double twice_knot = 2 * axis.knots[l];
+        BIMT_UNROLL
+        for (int i = 0; i < kSums; ++i) {
+          weight[i] += here[i] + here[i];
+          moment[i] += here[i] * twice_knot;
+        }
+      }
+      BIMT_UNROLL
+      for (int i = 0; i < kSums; ++i) here[i] = weight[i] * t - moment[i];
+      Full<T> value[kRows<T>];
+      narrow(here, value);
+      emit(place, value);
+    }
+    double sum = 0;
+    for (int i = 0; i < kWide; ++i) sum += poison[i];
+    return sum == 0;
+  }
+
+  template <bool Stream>
+  bool scan_last(const Sum* sums) {
+    const PlacementAxis& axis = args_.axes[args_.dim - 1];
+    int64_t next = 0;
+    const bool finite = scan(axis, sums, [&](int64_t place, const Full<T>* value) {
+      for (; next < args_.n; ++next) {
+        const int64_t slot = args_.slot_order[next];
+        if (axis.place_of_slot[slot] != place) break;
+        emit_row<Stream>(slot, value);
+      }
+    });
+    if (Stream) stream_fence();
+    return finite;
+  }
+
+  template <bool Stream>
+  BIMT_INLINE void emit_row(int64_t slot, const Full<T>* last) {
+    Full<T> value[kRows<T>];
+    BIMT_UNROLL
+    for (int g = 0; g < kRows<T>; ++g) value[g] = last[g];
+    const T* table = tables_;
+    for (int64_t a = 0; a + 1 < args_.dim; ++a) {
+      const T* const row = table + int64_t(args_.axes[a].place_of_slot[slot]) * kNeurons;
+      BIMT_UNROLL
+      for (int g = 0; g < kRows<T>; ++g) value[g] += load<Full<T>>(row + g * kLanes<T>);
+      table += args_.axes[a].place_count * kNeurons;
+    }
+    T* const to = args_.cost + slot * args_.n + first_;
+    if (neurons_ == kNeurons) {
+      BIMT_UNROLL
+      for (int g = 0; g < kRows<T>; ++g) {
+        if (Stream) {
+          stream(to + g * kLanes<T>, value[g]);
+        } else {
+          store(to + g * kLanes<T>, value[g]);
+        }
+      }
+    } else {
+      std::memcpy(to, value, neurons_ * sizeof(T));
+    }
+  }
+
+  const PlacementArgs<T>& args_;
+  const int64_t first_, neurons_;
+  Sum* const sums_;
+  T* const tables_;
+};
+
+template <class T>
+bool weights_finite(const PlacementArgs<T>& args) {
+  for (int64_t p = 0; p < args.part_count; ++p) {
+    const PlacementPart<T>& part = args.parts[p];
+    const bool rows = part.peer_stride == 1;
+    const int64_t outer = rows ? args.n : part.peers, inner = rows ? part.peers : args.n;
+    const int64_t outer_stride = rows ? part.neuron_stride : part.peer_stride;
+    const int64_t inner_stride = rows ? part.peer_stride : part.neuron_stride;
+    for (int64_t i = 0; i < outer; ++i) {
+      bool finite = true;
+      for (int64_t j = 0; j < inner; ++j) {
+        const T w = part.weight[i * outer_stride + j * inner_stride];
+        finite &= w - w == 0;
+      }
+      if (!finite) return false;
+    }
+  }
+  return true;
+}
+
+template <class T, class Sum>
+Status run(const PlacementArgs<T>& args) {
+  using Placement = BlockPlacement<T, Sum>;
+  int64_t peers = 0;
+  for (int64_t p = 0; p < args.part_count; ++p) peers += args.parts[p].peers;
+  const int64_t blocks = divide_up(args.n, kNeurons);
+  const int threads = args.n * (peers + args.n) < kSerialElements ? 1 : int(smaller(args.threads, blocks));
+  const int64_t sums = Placement::sum_count(args), tables = Placement::table_count(args);
+  const Scratch<Sum> sum_memory(threads * sums);
+  const Scratch<T> table_memory(threads * tables);
+  const Scratch<bool> finite(blocks);
+  parallel(threads, blocks, [&](int64_t block, int thread) {
+    finite[block] = Placement(args, block, &sum_memory[thread * sums], &table_memory[thread * tables]).run();
+  });
+  bool all_finite = true;
+  for (int64_t block = 0; block < blocks; ++block) all_finite &= finite[block];
+  // Sums can overflow although no weight is infinite, so look again before refusing.
+  return all_finite || weights_finite(args) ? Status::kOk : Status::kWeights;
+}
+
+template <class T>
+Status run_placement(const PlacementArgs<T>& args) {
+  if (args.dim == 0) {
+    std::memset(args.cost, 0, args.n * args.n * sizeof(T));
+    return weights_finite(args) ? Status::kOk : Status::kWeights;
+  }
+  return args.crowded ? run<T, double>(args) : run<T, T>(args);
+}
+
+}  // namespace
+
+template <>
+Status placement_cost<BIMT_ISA, float>(const PlacementArgs<float>& args) {
+  return run_placement(args);
+}
+
+template <>
+Status placement_cost<BIMT_ISA, double>(const PlacementArgs<double>& args) {
+  return run_placement(args);
+}
+
+}  // namespace bimt
