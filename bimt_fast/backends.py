@@ -34,7 +34,7 @@ def _check_name(name: str, source: str) -> str:
 
 @contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Forces one backend inside a with block: `with bf.backend("reference"): ...`
+    """Forces one backend inside a with block: `with bf.backend("reference"): ...`; other threads are not affected.
 
     Args:
         name: "cpu" or "reference".

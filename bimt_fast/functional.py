@@ -76,6 +76,7 @@ def add_grad_(
         TypeError, ValueError: as connection_cost, before grad is changed.
     """
     out_pos, in_pos = _positions("out_pos", out_pos, weight), _positions("in_pos", in_pos, weight)
+    ops.check_shape("weight", weight, None, None)
     with torch.no_grad():
         return torch.ops.bimt_fast.add_grad(
             [weight], [grad], [out_pos], [in_pos], metric, lam, [1.0], [distance_scale], [base_length]

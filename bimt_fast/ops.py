@@ -37,6 +37,8 @@ def check_float(name: str, tensor: Tensor) -> None:
         raise TypeError(f"{name} must be a tensor, was {type(tensor).__name__}")
     if tensor.dtype not in _DTYPES:
         raise TypeError(f"{name} must be float32 or float64, was {tensor.dtype}")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, was {tensor.layout}")
 
 
 def check_shape(name: str, tensor: Tensor, *sizes: int | None) -> None:
@@ -55,13 +57,13 @@ def check_like(name: str, tensor: Tensor, other_name: str, other: Tensor) -> Non
         raise ValueError(f"{name} must be on the device of {other_name}, {other.device}, was on {tensor.device}")
 
 
-def check_assignment(name: str, assignment: Tensor, n: int, device: torch.device) -> None:
-    """An int64 permutation of 0..n-1 on the given device; values are looked at unless the tensor is fake."""
+def check_assignment(name: str, assignment: Tensor, n: int, device: torch.device | None = None) -> None:
+    """TypeError unless int64, ValueError unless of n entries and on the device, if one is given."""
     if not isinstance(assignment, Tensor) or assignment.dtype != torch.int64:
         was = assignment.dtype if isinstance(assignment, Tensor) else type(assignment).__name__
         raise TypeError(f"{name} must be an int64 tensor, was {was}")
     check_shape(name, assignment, n)
-    if assignment.device != device:
+    if device is not None and assignment.device != device:
         raise ValueError(f"{name} must be on {device}, was on {assignment.device}")
 
 
@@ -155,6 +157,7 @@ def _add_grad_check(weights, grads, out_pos, in_pos, metric, lam, coefficients, 
             _check_connection(weight, x, y, metric)
         else:
             check_shape("weights", weight, None)
+        check_float("grads", grad)
         check_shape("grads", grad, *weight.shape)
         check_like("grads", grad, "weights", weight)
 
@@ -162,6 +165,8 @@ def _add_grad_check(weights, grads, out_pos, in_pos, metric, lam, coefficients, 
 def _add_grad_fits(weight, grad, x, y, like):
     dtype, device, shape = like.dtype, like.device, weight.shape
     if dtype not in _DTYPES or weight.dtype != dtype or weight.device != device:
+        return False
+    if weight.layout != torch.strided or grad.layout != torch.strided:
         return False
     if grad.dtype != dtype or grad.device != device or grad.shape != shape:
         return False
@@ -249,7 +254,8 @@ def _placement_cost_autograd(ctx, grad):
     slots, *parts = ctx.saved_tensors
     weights, peers = parts[: ctx.count], parts[ctx.count :]
     grads = torch.ops.bimt_fast.placement_cost_backward(grad, slots, weights, peers, *ctx.settings)
-    return grads[0], grads[1 : 1 + ctx.count], grads[1 + ctx.count :], None, None, None
+    no_coefficients = None if ctx.count else []  # torch wants the structure of an empty list back
+    return grads[0], grads[1 : 1 + ctx.count], grads[1 + ctx.count :], None, None, no_coefficients
 
 
 _register(
@@ -289,7 +295,7 @@ def _swap_deltas(cost, assignment=None, flow=None, distance=None):
     _swap_check(cost, assignment, flow, distance)
     if assignment is not None:
         check_permutation("assignment", assignment)
-    return kernels(cost.device).swap_deltas(cost, assignment, flow, distance)
+    return kernels(cost.device).swap_deltas(cost, assignment, flow, distance).contiguous()
 
 
 def _swap_deltas_fake(cost, assignment=None, flow=None, distance=None):

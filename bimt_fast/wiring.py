@@ -481,7 +481,7 @@ class Wiring:
         self._known_groups("group", (group,))
         if group in self._permutations:
             raise ValueError(f"group must be an inner group, {group!r} is an input or output of the model")
-        check_assignment("permutation", permutation, len(self._slots[group]), permutation.device)
+        check_assignment("permutation", permutation, len(self._slots[group]))
         check_permutation("permutation", permutation)
         _check_optimizer(optimizer)
         self._move({group: permutation.argsort()}, optimizer)
@@ -511,6 +511,7 @@ class Wiring:
         boundary = {g: a for g, a in assignments.items() if g in self._permutations}
         order = {g: a.argsort() for g, a in assignments.items() if g not in self._permutations}
         mover = _Mover()
+        self._plan_cache.clear()  # first: an interrupt may fall behind the last line of this function
         try:
             seen = set()
             for entry in self._entries:
@@ -525,7 +526,6 @@ class Wiring:
         except BaseException:
             mover.undo()
             raise
-        self._plan_cache.clear()
 
 
 class _Relocation:
@@ -637,7 +637,9 @@ class _Relocation:
                 for axis, g in enumerate(e.groups):
                     if g == group:
                         importance += e.tensor.abs().sum(1 - axis).double().cpu()
-        return importance.argsort(descending=True, stable=True)[: n if self.top_k is None else self.top_k]
+        neuron_in = self.assignment[group].argsort()
+        order = importance[neuron_in].argsort(descending=True, stable=True)  # slots in order where equal
+        return neuron_in[order[: n if self.top_k is None else self.top_k]]
 
 
 class _Mover:

@@ -90,7 +90,7 @@ def placement_cost(
     """C[i, p] = sum of coefficient * |W| * d over the connections of neuron i, were it in slot p."""
     require_finite(slots=slots)
     for w, y in zip(weights, peers, strict=True):
-        require_finite(weight=w, positions=y)
+        require_finite(weights=w, peers=y)
     n = slots.shape[0]
     by_slot = torch.zeros(n, n, dtype=slots.dtype, device=slots.device)  # in memory, slots are rows
     for k, (w, y, coefficient) in enumerate(zip(weights, peers, coefficients, strict=True)):

@@ -1,0 +1,47 @@
+"""Fixtures of all tests: the backends, and memory that is never zero by luck."""
+
+import os
+from importlib import import_module
+
+# Before torch is imported: threads without work sleep. Spinning, they take minutes where others use the machine too.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import pytest
+import torch
+
+import bimt_fast as bf
+from bimt_fast import backends
+
+
+def usable(name: str) -> tuple[bool, str]:
+    try:
+        return import_module(f"bimt_fast.kernels.{name}").can_run(torch.device("cpu"))
+    except ImportError as error:
+        return False, str(error)
+
+
+@pytest.fixture(params=backends.PREFERENCE)
+def backend(request):
+    """Forces each backend in turn; one that cannot run is skipped with its reason."""
+    able, reason = usable(request.param)
+    if not able:
+        pytest.skip(f"backend {request.param}: {reason}")
+    with bf.backend(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def cpu_backend():
+    able, reason = usable("cpu")
+    if not able:
+        pytest.skip(f"backend cpu: {reason}")
+    with bf.backend("cpu"):
+        yield
+
+
+@pytest.fixture
+def nan_in_fresh_memory():
+    """Fills what torch allocates with NaN, so that an element nobody wrote shows."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)

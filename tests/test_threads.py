@@ -1,0 +1,107 @@
+"""The same bits whatever the number of threads, in forked processes and from several Python threads."""
+
+import multiprocessing
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import inputs
+import pytest
+import torch
+
+import bimt_fast as bf
+
+N, M = 400, 500  # enough work for several blocks per thread
+
+
+def large(op: str, dtype: torch.dtype = torch.float32) -> tuple:
+    slots, peers = inputs.positions(N, 2, "random", 1, dtype), inputs.positions(M, 2, "random", 2, dtype)
+    weight, back = inputs.matrix(N, M, dtype=dtype), inputs.matrix(M, N, dtype=dtype)
+    cost, flow, distance = (inputs.matrix(N, N, seed=k, dtype=dtype) for k in range(3))
+    moved, bias = inputs.permutation(N), inputs.matrix(1, 100_000, dtype=dtype)[0]
+    one, none = torch.tensor(1.3, dtype=dtype), torch.zeros(100_000, 1, dtype=dtype)
+    placement = (slots, [weight, back], [peers, peers], 1, "l1", [0.7, 1.0])
+    swap = (cost, moved, flow.abs(), distance.abs())
+    grads = [torch.ones_like(x) for x in (weight, back, bias)]
+    add_grad = ([weight, back, bias], grads, [slots, peers, none], [peers, slots, none], "l1", 0.3, [1.0] * 3)
+    return {
+        "connection_cost": (weight, slots, peers, "l1", 0.7, 0.3),
+        "connection_cost_backward": (one, weight, slots, peers, "l1", 0.7, 0.3, [True] * 3),
+        "add_grad": (*add_grad, [0.5] * 3, [0.1] * 3),
+        "placement_cost": placement,
+        "placement_cost_backward": (cost, *placement),
+        "swap_deltas": swap,
+        "swap_deltas_backward": (cost, *swap),
+        "best_swaps": swap,
+    }[op]
+
+
+def bits(results) -> list[bytes]:
+    return [x.contiguous().numpy().tobytes() for x in results]
+
+
+@pytest.fixture
+def threads():
+    """Restores the number of threads."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("op", sorted(inputs.SAMPLES))
+def test_number_of_threads_changes_no_bit(op, cpu_backend, threads):
+    for dtype in inputs.DTYPES:
+        arguments = large(op, dtype)
+        results = []
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append(bits(inputs.call(op, arguments)))
+        assert results[0] == results[1] == results[2], dtype
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_forked_child_gives_the_same_bits(cpu_backend, threads):
+    """Where OpenMP is dead, and torch's own parallel ops hang (so do the backward ops that are plain PyTorch)."""
+    from bimt_fast.kernels import cpu, reference
+
+    torch.set_num_threads(2)
+    native = [op for op in inputs.SAMPLES if getattr(cpu, op) is not getattr(reference, op)]
+    work = {op: large(op) for op in native}
+    expected = {op: bits(inputs.call(op, arguments)) for op, arguments in work.items()}
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+
+    def child():
+        for op, arguments in work.items():
+            sender.send(op)
+            result = getattr(torch.ops.bimt_fast, op)(*arguments)
+            results = [result] if isinstance(result, torch.Tensor) else list(result)
+            # Compared here with NumPy: torch.equal of large tensors may want its threads.
+            same = [x.numpy().tobytes("C") for x in results] == expected[op][: len(results)]
+            sender.send(same)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python's own on forking with threads
+        process = multiprocessing.get_context("fork").Process(target=child)
+        process.start()
+    sender.close()
+    try:
+        for op in work:
+            for step in ("starting", "running"):
+                assert receiver.poll(60), f"{op} hangs when {step}"
+                message = receiver.recv()
+            assert message is True, f"{op} differs"
+    finally:
+        process.kill()
+        process.join()
+
+
+def test_several_python_threads_at_once(cpu_backend):
+    def run(job):
+        with bf.backend("cpu"):  # a new thread has no forced backend
+            return bits(inputs.call(*job))
+
+    work = 3 * [(op, large(op)) for op in sorted(inputs.SAMPLES)]
+    expected = [run(job) for job in work]
+    with ThreadPoolExecutor(4) as pool:
+        for (op, _), got, want in zip(work, pool.map(run, work), expected, strict=True):
+            assert got == want, op

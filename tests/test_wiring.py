@@ -1,0 +1,240 @@
+"""Cost, gradient and length of a wiring against sums by hand; what its settings mean."""
+
+import copy
+
+import inputs
+import pytest
+import torch
+from torch import nn
+
+import bimt_fast as bf
+
+PLACES = {"in": inputs.positions(4, 2, "random", "in"), "h1": inputs.positions(6, 2, "random", "h1")}
+PLACES["out"] = inputs.positions(3, 2, "random", "out")
+AXES = {
+    "first.weight": ("h1", "in"),
+    "first.bias": ("h1",),
+    "norm.weight": ("h1",),
+    "norm.bias": ("h1",),
+    "norm.running_mean": ("h1",),
+    "norm.running_var": ("h1",),
+    "second.weight": ("out", "h1"),
+    "second.bias": ("out",),
+}
+BIASES = ("first.bias", "second.bias")
+
+
+class Normalised(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.second = nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)
+        self.double()
+        for name, tensor in self.state_dict().items():
+            if tensor.is_floating_point():
+                g = inputs.generator(name)
+                tensor.copy_(torch.randn(tensor.shape, generator=g, dtype=torch.float64))
+        self.norm.running_var.abs_()
+
+    def forward(self, x):
+        return self.second(self.norm(self.first(x)).tanh())
+
+
+def wiring(model=None, **settings):
+    return bf.Wiring(Normalised() if model is None else model, PLACES, AXES, **settings)
+
+
+def by_hand(model, scale=1.0, base=0.1, free=("norm.weight", "norm.bias"), mean=(), bias=True):
+    """The cost from its definition; scale and base are values, or dicts by tensor name."""
+    total = 0.0
+    for name, parameter in model.named_parameters():
+        if name in free or (parameter.dim() == 1 and not bias):
+            continue
+        length = base[name] if isinstance(base, dict) else base
+        if parameter.dim() == 2:
+            out_pos, in_pos = (PLACES[group] for group in AXES[name])
+            d = (out_pos[:, None] - in_pos[None]).abs().sum(-1)
+            length = length + (scale[name] if isinstance(scale, dict) else scale) * d
+        cost = (parameter.abs() * length).sum()
+        total = total + (cost / parameter.numel() if name in mean else cost)
+    return total
+
+
+EVERY = [name for name, _ in Normalised().named_parameters()]
+NORM = ["norm.weight", "norm.bias"]
+CASES = {  # settings of the wiring, and of by_hand
+    "defaults": ({}, {}),
+    "scaled": (dict(distance_scale=0.7, base_length=0.3), dict(scale=0.7, base=0.3)),
+    "mean": (dict(reduction="mean"), dict(mean=EVERY)),
+    "mean-of-one": (dict(reduction={None: "sum", "second.weight": "mean"}), dict(mean=["second.weight"])),
+    "scale-by-name": (
+        dict(distance_scale={None: 2, "second.weight": 0.5}),
+        dict(scale=dict.fromkeys(EVERY, 2) | {"second.weight": 0.5}),
+    ),
+    "base-by-name": (
+        dict(base_length={None: 0.1, "first.weight": 0, "first.bias": 3}),
+        dict(base=dict.fromkeys(EVERY, 0.1) | {"first.weight": 0, "first.bias": 3}),
+    ),
+    "unpenalised": (
+        dict(unpenalised=["first.weight", "second.bias"]),
+        dict(free=["first.weight", "second.bias", *NORM]),
+    ),
+    "penalised-norm": (dict(penalised=["norm.weight"]), dict(free=["norm.bias"])),
+}
+
+
+@pytest.mark.parametrize("settings, hand", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("bias", (True, False), ids=("bias", "no-bias"))
+@pytest.mark.parametrize("override", (None, 0.0, 2.5))
+def test_cost_and_gradient(settings, hand, bias, override, backend):
+    model = Normalised()
+    w = wiring(model, **settings)
+    hand = hand if override is None else {**hand, "scale": override}
+    expected = by_hand(model, bias=bias, **hand)
+    cost = w.cost(bias=bias, distance_scale=override)
+    assert cost.dim() == 0 and cost.item() == pytest.approx(expected.item(), rel=1e-12)
+
+    parameters = dict(model.named_parameters())
+    gradients = torch.autograd.grad(expected, list(parameters.values()), allow_unused=True)
+    cost.backward()
+    for (name, p), expected_gradient in zip(parameters.items(), gradients, strict=True):
+        torch.testing.assert_close(p.grad, expected_gradient, rtol=1e-12, atol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+    # add_grad_ adds lam times the same to what is there, and creates what is missing.
+    before = {name: torch.full_like(p, 5.0) if "first" in name else None for name, p in parameters.items()}
+    for name, p in parameters.items():
+        p.grad = None if before[name] is None else before[name].clone()
+    returned = w.add_grad_(0.25, bias=bias, distance_scale=override)
+    assert not returned.requires_grad and returned.item() == pytest.approx(cost.item(), rel=1e-12)
+    for (name, p), gradient in zip(parameters.items(), gradients, strict=True):
+        if gradient is None:
+            assert p.grad is None if before[name] is None else torch.equal(p.grad, before[name]), name
+        else:
+            base = 0 if before[name] is None else before[name]
+            torch.testing.assert_close(p.grad, base + 0.25 * gradient, rtol=1e-12, atol=1e-12)
+
+
+def test_only_trainable_parameters_cost():
+    model = Normalised()
+    w = wiring(model)
+    model.first.weight.requires_grad_(False)
+    free = ("first.weight", "norm.weight", "norm.bias")
+    assert w.cost().item() == pytest.approx(by_hand(model, free=free).item(), rel=1e-12)
+    w.add_grad_(1.0)
+    assert model.first.weight.grad is None and model.second.weight.grad is not None
+
+
+def test_cost_follows_positions_parameters_and_dtypes():
+    model = Normalised()
+    w = wiring(model)
+    before = w.cost().item()
+    w.place("h1", PLACES["h1"] + 1)
+    moved = w.cost().item()
+    w.place({"h1": PLACES["h1"], "in": PLACES["in"]})
+    assert moved > before and w.cost().item() == before
+    model.float()
+    assert w.cost().dtype == torch.float32 and w.cost().item() == pytest.approx(before, rel=1e-6)
+    model.first.weight = nn.Parameter(torch.zeros(6, 4))
+    assert w.cost().item() == pytest.approx(by_hand(model.double()).item(), rel=1e-6)
+
+
+def test_positions_are_copied():
+    mine = {group: x.clone() for group, x in PLACES.items()}
+    w = bf.Wiring(Normalised(), mine, AXES)
+    before = w.cost().item()
+    mine["h1"].zero_()
+    assert w.cost().item() == before
+
+
+def test_place():
+    w = wiring()
+    w.place("in", bf.geometry.grid((2, 2)))
+    assert torch.equal(w.slots("in"), bf.geometry.grid((2, 2)))
+    before = w.slots("h1").clone()
+    for bad, error in (
+        ({"h1": PLACES["h1"] + 1, "in": PLACES["out"]}, ValueError),
+        ({"h1": PLACES["h1"] + 1, "in": PLACES["in"] * torch.nan}, ValueError),
+        ({"h1": PLACES["h1"] + 1, "nowhere": PLACES["in"]}, ValueError),
+        ({"h1": PLACES["h1"] + 1, "in": [0.0] * 4}, TypeError),
+    ):
+        with pytest.raises(error):
+            w.place(bad)
+        assert torch.equal(w.slots("h1"), before)
+    # Numbers of coordinates are compared only when a cost is computed.
+    w.place("h1", bf.geometry.line(6))
+    with pytest.raises(ValueError, match="_pos must have shape"):
+        w.cost()
+    w.place({group: bf.geometry.line(n) for group, n in (("in", 4), ("h1", 6), ("out", 3))})
+    w.cost()
+
+
+def test_length():
+    model = Normalised()
+    w = wiring(model, distance_scale=3.0, base_length=7.0, reduction="mean")
+    names = ("first.weight", "second.weight")
+    expected = {name: by_hand(model, base=0, free=set(EVERY) - {name}).item() for name in names}
+    length = w.length()
+    assert length.by_connection == pytest.approx(expected, rel=1e-12)
+    assert length == length.total == pytest.approx(sum(expected.values()), rel=1e-12)
+    assert w.length(unit=0.5) == pytest.approx(2 * length, rel=1e-12)
+    for name in expected:
+        weight = model.get_parameter(name)
+        weight.data[weight.abs() <= 0.8] = 0
+    assert w.length(threshold=0.8) < length
+    assert w.length(threshold=0.8) == pytest.approx(w.length(), rel=1e-12)
+    counted = copy.deepcopy(model)
+    for name in expected:
+        counted.get_parameter(name).data.sign_()
+    assert w.length(threshold=0.8, weighted=False) == pytest.approx(wiring(counted).length(), rel=1e-12)
+
+
+def test_names():
+    w = wiring(frozen=["out"])
+    assert w.groups == ("in", "h1", "out") and w.frozen == ("out",)
+    assert w.connections == {"first.weight": ("h1", "in"), "second.weight": ("out", "h1")}
+
+
+def test_bio_linear():
+    layer = bf.nn.BioLinear(5, 3, out_pos=PLACES["out"][:, :1], base_length=0.5, dtype=torch.float64)
+    lengths = 0.5 + bf.geometry.distances(PLACES["out"][:, :1], bf.geometry.line(5, dtype=torch.float64))
+    expected = (layer.weight.abs() * lengths).sum() + 0.5 * layer.bias.abs().sum()
+    assert layer.wiring.cost().item() == pytest.approx(expected.item(), rel=1e-6)
+    no_bias = bf.nn.BioLinear(5, 3, bias=False)
+    x = torch.rand(2, 5)
+    torch.testing.assert_close(no_bias(x), x @ no_bias.weight.T)
+    assert set(no_bias.state_dict()) == {"weight"}
+
+
+def test_bio_mlp_is_its_layers():
+    model = inputs.mlp(4, 6, 5, 3, activation=nn.Tanh)
+    x = torch.rand(7, 4, dtype=torch.float64)
+    a, b, c = model.layers
+    torch.testing.assert_close(model(x), c(b(a(x).tanh()).tanh()))
+    assert model.wiring.groups == ("in", "h1", "h2", "out")
+    assert model.wiring.connections == {
+        "layers.0.weight": ("h1", "in"), "layers.1.weight": ("h2", "h1"), "layers.2.weight": ("out", "h2")
+    }  # fmt: skip
+
+
+def test_bio_mlp_state_dict_keeps_where_inputs_and_outputs_sit(tmp_path):
+    model = inputs.mlp(6, 5, 4)
+    model.wiring.relocate("assignment")
+    assert not torch.equal(model.wiring.permutation("in"), torch.arange(6))
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    other = inputs.mlp(6, 5, 4, seed=1)
+    other.wiring.cost()  # whatever is cached is renewed
+    other.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+    for group in ("in", "out"):
+        assert torch.equal(other.wiring.permutation(group), model.wiring.permutation(group))
+    assert torch.equal(other.wiring.cost(), model.wiring.cost())
+    x = torch.rand(3, 6, dtype=torch.float64)
+    assert torch.equal(other(x), model(x))
+
+
+def test_a_deep_copy_has_a_wiring_of_its_own():
+    model = inputs.mlp(6, 5, 4)
+    twin = copy.deepcopy(model)
+    twin.wiring.relocate("assignment")
+    assert torch.equal(model.wiring.permutation("in"), torch.arange(6))
+    assert model.wiring.cost() > twin.wiring.cost()
+    expected = inputs.wiring_as_placed(twin).cost().item()
+    assert twin.wiring.cost().item() == pytest.approx(expected, rel=1e-12)
