@@ -36,19 +36,21 @@ def greedy(cost: Tensor, assignment: Tensor, neurons: Tensor) -> tuple[Tensor, i
         The new assignment and the number of swaps done.
     """
     neuron_in = assignment.argsort()
-    # Rows in order of slots: placed[p, q] is the cost of the neuron in slot p, were it in slot q.
-    placed = cost[neuron_in]
+    # Rows in order of slots: placed[p, q] is the cost of the neuron in slot p, were it in slot q. In NumPy, whose
+    # calls on short rows cost a fraction of torch's.
+    placed = cost[neuron_in].cpu().numpy()
+    at_home = placed.diagonal().copy()
+    order = neuron_in.cpu().numpy()
     swaps = 0
     for p in assignment[neurons].tolist():
-        diagonal = placed.diagonal()
-        delta = placed[p] + placed[:, p] - diagonal - diagonal[p]
+        delta = (placed[p] + placed[:, p]) - (at_home + at_home[p])
         delta[p] = 0
-        q = int(delta.argmin())  # the first minimum on CPU; CUDA may take another of equal ones
+        q = int(delta.argmin())
         if q != p:
-            pair, swapped = torch.tensor([p, q]), torch.tensor([q, p])
-            placed[pair], neuron_in[pair] = placed[swapped], neuron_in[swapped]
+            placed[[p, q]], order[[p, q]] = placed[[q, p]], order[[q, p]]
+            at_home[[p, q]] = placed[[p, q], [p, q]]
             swaps += 1
-    return neuron_in.argsort(), swaps
+    return torch.as_tensor(order, device=assignment.device).argsort(), swaps
 
 
 def matching(cost: Tensor, assignment: Tensor) -> tuple[Tensor, int]:

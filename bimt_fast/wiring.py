@@ -453,9 +453,9 @@ class Wiring:
         if optimizer is None:
             _warn_about_moments()
         search_state = _Relocation(self, strategy, top_k)
-        before = search_state.total_cost()
+        before, connections = self.cost().item(), search_state.connection_cost()
         reports = search_state.run(groups)
-        after = search_state.total_cost()
+        after = before - connections + search_state.connection_cost() if search_state.moved() else before
         if after < before:
             self._move(search_state.moved(), optimizer)
         else:
@@ -539,18 +539,14 @@ class _Relocation:
         self.assignment = dict(self.start)
         own = [e for e in wiring._entries if e.is_connection and e in wiring._charged]
         self.connections = [e for e in own if wiring._distance_scale[e.name] != 0 and e.tensor.requires_grad]
-        # What no relocation changes, so that total_cost equals wiring.cost().
-        self.constant = (wiring.cost() - sum(self._connection_costs(), torch.zeros(()))).item()
 
     def moved(self) -> dict[str, Tensor]:
         return {g: a for g, a in self.assignment.items() if not torch.equal(a, self.start[g])}
 
-    def total_cost(self) -> float:
-        return self.constant + sum(cost.item() for cost in self._connection_costs())
-
-    def _connection_costs(self) -> list[Tensor]:
+    def connection_cost(self) -> float:
+        """The part of wiring.cost() that a relocation can change."""
         wiring = self.wiring
-        return [
+        return sum(
             wiring._coefficient(e)
             * functional.connection_cost(
                 e.tensor,
@@ -558,9 +554,9 @@ class _Relocation:
                 metric=wiring.metric,
                 distance_scale=wiring._distance_scale[e.name],
                 base_length=wiring._base_length[e.name],
-            )
+            ).item()
             for e in self.connections
-        ]
+        )
 
     def _positions(self, group: str, like: Tensor) -> Tensor:
         return self.wiring.slots(group)[self.assignment[group]].to(like)
