@@ -9,12 +9,16 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
 from glob import glob
 from pathlib import Path
 
 from pybind11.setup_helpers import ParallelCompile, Pybind11Extension
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 ParallelCompile("BIMT_FAST_BUILD_JOBS").install()
 
@@ -24,6 +28,24 @@ if platform.machine() in ("x86_64", "AMD64"):
     INSTRUCTION_SETS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
     INSTRUCTION_SETS["avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c"]
     INSTRUCTION_SETS["avx512"] += ["-mprefer-vector-width=512"]
+
+
+@contextmanager
+def _first_error_in_message():
+    """A failed compiler run raises the compiler's first error, not its command line; all it says is shown as ever."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile("w+") as captured:
+        screen = os.dup(2)
+        os.dup2(captured.fileno(), 2)
+        try:
+            yield
+        except CompileError as error:
+            captured.seek(0)
+            raise CompileError(next((line.strip() for line in captured if "error" in line), str(error))) from error
+        finally:
+            os.dup2(screen, 2)
+            captured.seek(0)
+            sys.stderr.write(captured.read())
 
 
 class BuildNative(build_ext):
@@ -44,22 +66,28 @@ class BuildNative(build_ext):
             # The OpenMP runtime is not linked: torch brings its own, and both then share one thread pool.
             ext.extra_compile_args += ["-O3", "-Wall", *(["-fopenmp"] if openmp else [])]
             ext.extra_compile_args += ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
-            ext.extra_objects = self._compile_kernels(ext)
-            super().build_extension(ext)
+            with _first_error_in_message():
+                ext.extra_objects = self._compile_kernels(ext)
+                super().build_extension(ext)
             note = f"{compiler}, {', '.join(INSTRUCTION_SETS)}, OpenMP {'yes' if openmp else 'no (serial)'}"
             self._report(ext, True, note)
         except Exception as error:
+            if os.environ.get("BIMT_FAST_REQUIRE_NATIVE"):
+                raise
+            # An older build would serve in silence.
+            for stale in (self.get_ext_fullpath(ext.name), *glob(f"{ext.name.replace('.', '/')}.*")):
+                Path(stale).unlink(missing_ok=True)
             self._report(ext, False, " ".join(str(error).split()) or type(error).__name__)
 
     def _compiler(self):
         """Name and version of the C++ compiler, or an error that says which command is missing."""
         if self.compiler.compiler_type != "unix":
             raise RuntimeError(f"needs GCC or clang, the configured compiler is {self.compiler.compiler_type}")
-        command = self.compiler.compiler_cxx[0]
-        if shutil.which(command) is None:
-            raise RuntimeError(f"no C++ compiler: the command {command} was not found")
+        command = self.compiler.compiler_cxx
+        if shutil.which(command[0]) is None:
+            raise RuntimeError(f"no C++ compiler: the command {command[0]} was not found")
         macros = subprocess.run(
-            [command, "-dM", "-E", "-x", "c++", os.devnull], capture_output=True, text=True, check=True
+            [*command, "-dM", "-E", "-x", "c++", os.devnull], capture_output=True, text=True, check=True
         ).stdout
         values = dict(line.split(maxsplit=2)[1:] for line in macros.splitlines() if len(line.split(maxsplit=2)) == 3)
         name = "clang" if "__clang__" in values else "gcc"

@@ -1,6 +1,6 @@
 """Brain-Inspired Modular Training with compiled kernels."""
 
-from . import geometry, nn, plot
+from . import geometry, nn, optim, plot
 from .backends import backend
 from .functional import add_grad_, best_swaps, connection_cost, placement_cost, swap_deltas
 from .wiring import Wiring
@@ -14,6 +14,7 @@ __all__ = [
     "connection_cost",
     "geometry",
     "nn",
+    "optim",
     "placement_cost",
     "plot",
     "swap_deltas",

@@ -14,13 +14,11 @@ from time import perf_counter
 
 import torch
 
-from . import __version__, backends
+from . import __version__, backends, plot
 from .compat import published
-from .tasks import TASKS, Data, Task
+from .tasks import ACTIVE, TASKS, Data, Task
 from .train import History, Preset, train
 from .wiring import STRATEGIES, Wiring
-
-CONNECTION_THRESHOLD = 0.05  # a connection counts as active where |w| is above
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,6 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
+    except (OSError, ValueError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -62,6 +63,8 @@ def _info(options: argparse.Namespace) -> int:
     print(f"bimt_fast {__version__}, torch {torch.__version__}, Python {platform.python_version()}, {_machine()}")
     for name, able, text in backends.describe():
         print(f"backend {name}: {'serves CPU tensors' if able else 'not available'} ({text})")
+    if os.environ.get("BIMT_FAST_BACKEND"):
+        print(f"forced by BIMT_FAST_BACKEND: {backends.kernels(torch.device('cpu')).__name__.rpartition('.')[2]}")
     return 0
 
 
@@ -89,17 +92,16 @@ def _train(options: argparse.Namespace) -> int:
     if options.compare_published:
         result["relocation"] |= _compare_published(model.wiring, preset)
     (out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
-    _draw(task, model, out / "network.png")
     _print_table(result)
-    print(f"written: {out / 'result.json'}, {out / 'network.png'}")
-    return 0
+    print(f"written: {out / 'result.json'}")
+    return _draw(task, model, out / "network.png")
 
 
 @torch.no_grad()
 def _result(task: Task, preset: Preset, model: torch.nn.Module, data: Data, history: History) -> dict:
     wiring = model.wiring
     weights = {name: model.get_parameter(name) for name in wiring.connections}
-    active = {name: w.abs() > CONNECTION_THRESHOLD for name, w in weights.items()}
+    active = {name: w.abs() > ACTIVE for name, w in weights.items()}
     return {
         "task": task.name,
         "preset": dataclasses.asdict(preset),
@@ -153,10 +155,14 @@ def _milliseconds(function: Callable, *arguments, **named) -> float:
     return 1e3 * (perf_counter() - start)
 
 
-def _draw(task: Task, model: torch.nn.Module, path: Path) -> None:
-    from . import plot
-
-    plot.network(model.wiring, labels=task.labels, path=path)
+def _draw(task: Task, model: torch.nn.Module, path: Path) -> int:
+    try:
+        plot.network(model.wiring, labels=task.labels, path=path)
+    except ImportError as error:
+        print(f"no picture: {error}", file=sys.stderr)
+        return 1
+    print(f"written: {path}")
+    return 0
 
 
 def _print_table(result: dict) -> None:

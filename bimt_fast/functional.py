@@ -44,6 +44,8 @@ def connection_cost(
         ValueError: a shape does not fit, devices differ, positions are not finite, metric is unknown.
     """
     out_pos, in_pos = _positions("out_pos", out_pos, weight), _positions("in_pos", in_pos, weight)
+    distance_scale = ops.check_number("distance_scale", distance_scale)
+    base_length = ops.check_number("base_length", base_length)
     return torch.ops.bimt_fast.connection_cost(weight, out_pos, in_pos, metric, distance_scale, base_length)
 
 
@@ -76,7 +78,13 @@ def add_grad_(
         TypeError, ValueError: as connection_cost, before grad is changed.
     """
     out_pos, in_pos = _positions("out_pos", out_pos, weight), _positions("in_pos", in_pos, weight)
-    ops.check_shape("weight", weight, None, None)
+    ops.check_connection(weight, out_pos, in_pos, metric)
+    ops.check_float("grad", grad)
+    ops.check_shape("grad", grad, *weight.shape)
+    ops.check_like("grad", grad, "weight", weight)
+    lam = ops.check_number("lam", lam)
+    distance_scale = ops.check_number("distance_scale", distance_scale)
+    base_length = ops.check_number("base_length", base_length)
     with torch.no_grad():
         return torch.ops.bimt_fast.add_grad(
             [weight], [grad], [out_pos], [in_pos], metric, lam, [1.0], [distance_scale], [base_length]
@@ -111,7 +119,9 @@ def placement_cost(
         TypeError: a weight or position is not a float tensor, or the weights differ in dtype.
         ValueError: a shape does not fit, devices differ, a value is not finite, metric is unknown.
     """
-    pairs = [*_pairs("incoming", incoming), *_pairs("outgoing", outgoing)]
+    incoming, outgoing = _pairs("incoming", incoming), _pairs("outgoing", outgoing)
+    pairs = [*incoming, *outgoing]
+    distance_scale = ops.check_number("distance_scale", distance_scale)
     weights = [weight for weight, _ in pairs]
     like = weights[0] if weights else slots
     return torch.ops.bimt_fast.placement_cost(
@@ -152,6 +162,7 @@ def swap_deltas(
         ValueError: a shape does not fit, devices differ, assignment is no permutation, a value is not finite,
             only one of flow and distance is given.
     """
+    _tensors(cost=cost, assignment=assignment, flow=flow, distance=distance)
     return torch.ops.bimt_fast.swap_deltas(cost, assignment, flow, distance)
 
 
@@ -175,7 +186,14 @@ def best_swaps(
     Raises:
         TypeError, ValueError: as swap_deltas.
     """
+    _tensors(cost=cost, assignment=assignment, flow=flow, distance=distance)
     return torch.ops.bimt_fast.best_swaps(cost, assignment, flow, distance)
+
+
+def _tensors(**arguments: Tensor | None) -> None:
+    for name, value in arguments.items():
+        if not isinstance(value, Tensor) and (value is not None or name == "cost"):
+            raise TypeError(f"{name} must be a tensor, was {type(value).__name__}")
 
 
 def _positions(name: str, positions: Tensor, like: Tensor) -> Tensor:
@@ -187,7 +205,8 @@ def _positions(name: str, positions: Tensor, like: Tensor) -> Tensor:
     return positions.to(like.dtype)
 
 
-def _pairs(name: str, pairs: Pairs) -> Pairs:
+def _pairs(name: str, pairs: Pairs) -> list[tuple[Tensor, Tensor]]:
+    pairs = list(pairs)
     for pair in pairs:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise TypeError(f"{name} must hold pairs (weight, peer positions), held {type(pair).__name__}")

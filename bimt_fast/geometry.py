@@ -7,6 +7,7 @@ name; csrc/metric.h holds the same metrics for the compiled kernels.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -43,9 +44,11 @@ def grid(shape: tuple[int, ...], dtype: torch.dtype | None = None, device: torch
         (prod(shape), len(shape)) tensor.
 
     Raises:
-        TypeError: a size is not an integer.
+        TypeError: shape is not a tuple, or a size is not an integer.
         ValueError: shape is empty or a size is negative.
     """
+    if not isinstance(shape, (tuple, list)):
+        raise TypeError(f"shape must be a tuple of integers, was {shape!r}")
     if not shape:
         raise ValueError("shape must name at least one axis, was ()")
     for size in shape:
@@ -77,16 +80,18 @@ def ring(
 
     Raises:
         TypeError: n is not an integer.
-        ValueError: n is negative.
+        ValueError: n is negative, or center does not hold two coordinates.
     """
     _check_count("n", n)
+    if len(center) != 2:
+        raise ValueError(f"center must hold two coordinates, was {center}")
     options = {"dtype": _float_dtype(dtype), "device": device}
     angle = (torch.arange(n, **options) + offset) * (2 * math.pi / n if n else 0.0)
     return torch.stack([angle.cos(), angle.sin()], dim=1) * radius + torch.tensor(center, **options)
 
 
 def _check_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, was {value!r}")
     if value < 0:
         raise ValueError(f"{name} must be at least 0, was {value}")

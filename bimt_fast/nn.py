@@ -10,7 +10,25 @@ from . import geometry
 from .wiring import Wiring
 
 
-class BioLinear(nn.Linear):
+class _CarriesWiring:
+    """state_dict with the positions of all groups and the places of inputs and outputs."""
+
+    wiring: Wiring
+
+    def get_extra_state(self) -> dict[str, dict[str, Tensor]]:
+        wiring = self.wiring
+        boundary = [group for group in wiring.groups if group not in wiring.inner_groups]
+        return {
+            "positions": {group: wiring.slots(group) for group in wiring.groups},
+            "permutations": {group: wiring.permutation(group) for group in boundary},
+        }
+
+    def set_extra_state(self, state: dict[str, dict[str, Tensor]]) -> None:
+        self.wiring.place(state["positions"])
+        self.wiring.load_permutations(state["permutations"])
+
+
+class BioLinear(_CarriesWiring, nn.Linear):
     """nn.Linear whose neurons have positions; its wiring of the groups "in" and "out" is in `.wiring`.
 
     Args:
@@ -53,7 +71,7 @@ class BioLinear(nn.Linear):
         )
 
 
-class BioMLP(nn.Module):
+class BioMLP(_CarriesWiring, nn.Module):
     """The fully connected network of BIMT: layers of neurons at positions, with its wiring in `.wiring`.
 
     Groups are named "in", "h1", "h2", ..., "out". `state_dict` includes where inputs and outputs sit.
@@ -67,7 +85,7 @@ class BioMLP(nn.Module):
         device, dtype: of the parameters.
 
     Raises:
-        TypeError, ValueError: as Wiring; shape holds fewer than two widths, or none-positive ones.
+        TypeError, ValueError: as Wiring; shape holds fewer than two widths, or one below 1.
 
     Source: Liu, Gan, Tegmark 2023 (arXiv 2305.08746), section 3.
     """
@@ -88,6 +106,10 @@ class BioMLP(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(shape, (tuple, list)):
+            raise TypeError(f"shape must be a tuple of integers, was {shape!r}")
+        if not callable(activation) or isinstance(activation, nn.Module):
+            raise TypeError("activation must make a module when called, as nn.SiLU does, was not such a function")
         shape = tuple(shape)
         if len(shape) < 2 or any(not isinstance(width, int) or width < 1 for width in shape):
             raise ValueError(f"shape must hold at least two positive integers, was {shape}")
@@ -120,9 +142,3 @@ class BioMLP(nn.Module):
         for layer in self.layers[:-1]:
             x = self.activation(layer(x))
         return self.layers[-1](x)
-
-    def get_extra_state(self) -> dict[str, Tensor]:
-        return {"in": self.wiring.permutation("in"), "out": self.wiring.permutation("out")}
-
-    def set_extra_state(self, state: dict[str, Tensor]) -> None:
-        self.wiring.load_permutations(state)

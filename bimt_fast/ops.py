@@ -6,6 +6,7 @@ not convert any.
 """
 
 from collections.abc import Callable
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -41,6 +42,17 @@ def check_float(name: str, tensor: Tensor) -> None:
         raise TypeError(f"{name} must be a dense tensor, was {tensor.layout}")
 
 
+def check_number(name: str, value: object, least: float = float("-inf")) -> float:
+    """The value as a float; TypeError unless a real number, ValueError unless finite and at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, was {value!r}")
+    if not least <= value < float("inf") or value == float("-inf"):
+        raise ValueError(
+            f"{name} must be finite{f' and at least {least}' if least > float('-inf') else ''}, was {value}"
+        )
+    return float(value)
+
+
 def check_shape(name: str, tensor: Tensor, *sizes: int | None) -> None:
     """ValueError unless the shape is as given, None standing for any size."""
     shape = tuple(tensor.shape)
@@ -74,7 +86,8 @@ def check_permutation(name: str, assignment: Tensor) -> None:
         raise ValueError(f"{name} must hold every index from 0 to {n - 1} once, did not")
 
 
-def _check_connection(weight: Tensor, out_pos: Tensor, in_pos: Tensor, metric: str) -> None:
+def check_connection(weight: Tensor, out_pos: Tensor, in_pos: Tensor, metric: str) -> None:
+    """A weight (n_out, n_in), positions (n_out, dim) and (n_in, dim) like it, and a metric of the table."""
     metric_row(metric)
     check_float("weight", weight)
     check_shape("weight", weight, None, None)
@@ -88,12 +101,12 @@ def _check_connection(weight: Tensor, out_pos: Tensor, in_pos: Tensor, metric: s
 
 
 def _connection_cost(weight, out_pos, in_pos, metric, distance_scale, base_length):
-    _check_connection(weight, out_pos, in_pos, metric)
+    check_connection(weight, out_pos, in_pos, metric)
     return kernels(weight.device).connection_cost(weight, out_pos, in_pos, metric, distance_scale, base_length)
 
 
 def _connection_cost_fake(weight, out_pos, in_pos, metric, distance_scale, base_length):
-    _check_connection(weight, out_pos, in_pos, metric)
+    check_connection(weight, out_pos, in_pos, metric)
     return weight.new_empty(())
 
 
@@ -138,7 +151,8 @@ _register_autograd("connection_cost", _connection_cost_autograd, _connection_cos
 # add_grad
 
 
-def _add_grad_check(weights, grads, out_pos, in_pos, metric, lam, coefficients, distance_scales, base_lengths):
+def check_add_grad(weights, grads, out_pos, in_pos, metric, lam, coefficients, distance_scales, base_lengths):
+    """Everything that add_grad refuses but values of positions; nothing has been changed then."""
     metric_row(metric)
     if not weights:
         raise ValueError("weights must hold at least one tensor, was empty")
@@ -154,19 +168,25 @@ def _add_grad_check(weights, grads, out_pos, in_pos, metric, lam, coefficients, 
         check_float("weights", weight)
         check_like("weights", weight, "weights[0]", like)
         if weight.dim() == 2:
-            _check_connection(weight, x, y, metric)
+            check_connection(weight, x, y, metric)
         else:
             check_shape("weights", weight, None)
         check_float("grads", grad)
         check_shape("grads", grad, *weight.shape)
         check_like("grads", grad, "weights", weight)
+        if _overlaps(grad):
+            raise ValueError(f"grads must not hold expanded axes, had strides {grad.stride()}")
+
+
+def _overlaps(tensor):
+    return 0 in tensor.stride() and any(n > 1 and s == 0 for n, s in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _add_grad_fits(weight, grad, x, y, like):
     dtype, device, shape = like.dtype, like.device, weight.shape
     if dtype not in _DTYPES or weight.dtype != dtype or weight.device != device:
         return False
-    if weight.layout != torch.strided or grad.layout != torch.strided:
+    if weight.layout != torch.strided or grad.layout != torch.strided or _overlaps(grad):
         return False
     if grad.dtype != dtype or grad.device != device or grad.shape != shape:
         return False
@@ -177,12 +197,12 @@ def _add_grad_fits(weight, grad, x, y, like):
 
 
 def _add_grad(weights, grads, *settings):
-    _add_grad_check(weights, grads, *settings)
+    check_add_grad(weights, grads, *settings)
     return kernels(weights[0].device).add_grad(weights, grads, *settings)
 
 
 def _add_grad_fake(weights, grads, *settings):
-    _add_grad_check(weights, grads, *settings)
+    check_add_grad(weights, grads, *settings)
     return weights[0].new_empty(())
 
 
@@ -203,6 +223,58 @@ def add_grad(*arguments):
         return torch.ops.bimt_fast.add_grad(*arguments)
     cost = _add_grad(*arguments)
     torch.autograd.graph.increment_version(arguments[1])
+    return cost
+
+
+# adamw
+
+
+def _adamw_check(weights, grads, exp_avgs, exp_avg_sqs, steps, out_pos, in_pos, metric, coefficients, *rest):
+    metric_row(metric)
+    if not weights:
+        raise ValueError("weights must hold at least one tensor, was empty")
+    lists = {"grads": grads, "exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs}
+    for name, tensors in lists.items():
+        for weight, tensor in zip(weights, tensors, strict=True):
+            if tensor.shape != weight.shape or tensor.dtype != weight.dtype or tensor.layout != torch.strided:
+                check_float(name, tensor)
+                check_shape(name, tensor, *weight.shape)
+            if tensor.dtype != weight.dtype or tensor.device != weight.device:
+                check_like(name, tensor, "weights", weight)
+    like = weights[0]
+    for weight, x, y, coefficient in zip(weights, out_pos, in_pos, coefficients, strict=True):
+        check_float("weights", weight)
+        check_like("weights", weight, "weights[0]", like)
+        if coefficient and weight.dim() == 2 and not _add_grad_fits(weight, weight, x, y, like):
+            check_connection(weight, x, y, metric)
+
+
+def _adamw(*arguments):
+    _adamw_check(*arguments)
+    return kernels(arguments[0][0].device).adamw(*arguments)
+
+
+def _adamw_fake(*arguments):
+    _adamw_check(*arguments)
+    return arguments[0][0].new_empty(())
+
+
+_register(
+    "adamw(Tensor(a!)[] weights, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, int[] steps,"
+    " Tensor[] out_pos, Tensor[] in_pos, str metric, float[] coefficients, float[] distance_scales,"
+    " float[] base_lengths, float[] settings, bool proximal) -> Tensor",
+    _adamw,
+    _adamw_fake,
+)
+
+
+def adamw(*arguments):
+    """torch.ops.bimt_fast.adamw, outside torch.compile without the dispatcher, as add_grad."""
+    if torch.compiler.is_compiling():
+        return torch.ops.bimt_fast.adamw(*arguments)
+    cost = _adamw(*arguments)
+    weights, _, exp_avgs, exp_avg_sqs, *_ = arguments
+    torch.autograd.graph.increment_version([*weights, *exp_avgs, *exp_avg_sqs])
     return cost
 
 
@@ -279,7 +351,8 @@ _register_autograd("placement_cost", _placement_cost_autograd, _placement_cost_c
 def _swap_check(cost, assignment, flow, distance):
     check_float("cost", cost)
     n = cost.shape[0] if cost.dim() else 0
-    check_shape("cost", cost, n, n)
+    if tuple(cost.shape) != (n, n):
+        raise ValueError(f"cost must have shape (n, n), was {tuple(cost.shape)}")
     if assignment is not None:
         check_assignment("assignment", assignment, n, cost.device)
     if (flow is None) != (distance is None):

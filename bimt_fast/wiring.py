@@ -7,7 +7,9 @@ for its caller.
 """
 
 import logging
+import math
 import time
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,10 +18,11 @@ from torch import Tensor, nn
 
 from . import functional, search
 from .geometry import metric_row
-from .ops import add_grad, check_assignment, check_permutation
+from .ops import add_grad, check_add_grad, check_assignment, check_number, check_permutation
 
 STRATEGIES = ("auto", "greedy", "matching", "assignment")
-_AUTO_ASSIGNMENT_LIMIT = 512  # above, exact assignment takes longer than matching gains (README, "How to measure")
+_PLANS_KEPT = 16
+_AUTO_ASSIGNMENT_LIMIT = 512  # neurons; SciPy's exact assignment is cubic and takes seconds from about 2000 on
 _NORMALISATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 _log = logging.getLogger("bimt_fast")
@@ -38,7 +41,7 @@ class _Entry:
     @property
     def tensor(self) -> Tensor:
         # Looked up at each use, so that a parameter replaced by load_state_dict(assign=True) is seen.
-        return self.owner.__dict__["_parameters"].get(self.attribute, self.owner._buffers.get(self.attribute))
+        return self.owner._parameters.get(self.attribute, self.owner._buffers.get(self.attribute))
 
     @property
     def is_connection(self) -> bool:
@@ -46,10 +49,10 @@ class _Entry:
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """Arguments of one add_grad call: tensors of one dtype and device, with everything that does not change."""
+class Plan:
+    """What a native call needs of tensors of one dtype and device: one item of each list a tensor."""
 
-    entries: list[_Entry]
+    tensors: list[Tensor]
     out_pos: list[Tensor]
     in_pos: list[Tensor]
     coefficients: list[float]
@@ -140,11 +143,15 @@ class Wiring:
             raise TypeError(f"model must be a torch.nn.Module, was {type(model).__name__}")
         if blocks:
             raise NotImplementedError("blocks are not available yet")
+        for argument, value in (("positions", positions), ("axes", axes)):
+            if not isinstance(value, Mapping):
+                raise TypeError(f"{argument} must be a dict, was {type(value).__name__}")
         metric_row(metric)
         self.model = model
         self.metric = metric
         self._slots = {group: _checked_positions(group, x) for group, x in positions.items()}
         self._entries = [self._declare(name, groups) for name, groups in axes.items()]
+        self._check_declarations()
         self._permutations = {g: torch.arange(len(self._slots[g])) for g in self._slots if self._is_boundary(g)}
         self.frozen = self._known_groups("frozen", frozen)
         self._distance_scale = self._by_name("distance_scale", distance_scale, _checked_number)
@@ -152,14 +159,17 @@ class Wiring:
         self._reduction = self._by_name("reduction", reduction, _checked_reduction)
         penalised = self._known_tensors("penalised", penalised)
         unpenalised = self._known_tensors("unpenalised", unpenalised)
+        tied = {id(entry.tensor): entry for entry in reversed(self._entries)}  # the first of each tensor's names
         self._charged = [
             entry
             for entry in self._entries
-            if entry.name not in unpenalised
+            if tied[id(entry.tensor)] is entry
+            and entry.name not in unpenalised
             and (entry.name in penalised or not isinstance(entry.owner, _NORMALISATION))
             and isinstance(entry.tensor, nn.Parameter)
         ]
-        self._plan_cache: dict[tuple, list[_Plan]] = {}
+        self._plan_cache: dict[tuple, list[Plan]] = {}
+        self._optimizers: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
 
     def _declare(self, name: str, groups: Sequence[str]) -> _Entry:
         owner_name, _, attribute = name.rpartition(".")
@@ -194,6 +204,30 @@ class Wiring:
                     f" {tensor.shape[axis]}, were {len(self._slots[group])}"
                 )
         return entry
+
+    def _check_declarations(self) -> None:
+        """Refuses what would be torn apart by a relocation."""
+        used = {group for entry in self._entries for group in entry.groups}
+        for group in self._slots:
+            if group not in used:
+                raise ValueError(f"positions must be of groups that axes names, {group!r} is not one of them")
+        first: dict[int, _Entry] = {}
+        for entry in self._entries:
+            other = first.setdefault(id(entry.tensor), entry)
+            if other.groups != entry.groups:
+                raise ValueError(
+                    f"axes must agree on one tensor under two names: {other.name!r} has {other.groups},"
+                    f" {entry.name!r} has {entry.groups}"
+                )
+        declared = {(id(entry.owner), entry.attribute) for entry in self._entries}
+        for entry in self._entries:
+            inner = {len(self._slots[g]) for g in entry.groups if not self._is_boundary(g)}
+            for name, tensor in {**entry.owner._parameters, **entry.owner._buffers}.items():
+                if tensor is not None and (id(entry.owner), name) not in declared and inner & set(tensor.shape):
+                    raise ValueError(
+                        f"axes must declare {name!r} of the same module as {entry.name!r} too,"
+                        " or it would not travel with its neurons"
+                    )
 
     def _is_boundary(self, group: str) -> bool:
         """Only ever an in axis, or only ever an out axis, of connections: the model's interface."""
@@ -247,9 +281,9 @@ class Wiring:
         return self._coefficient(entry), self._distance_scale[name], self._base_length[name]
 
     def slots(self, group: str) -> Tensor:
-        """Slot positions (n, dim) of a group, as placed."""
+        """Slot positions (n, dim) of a group, as placed; a copy."""
         self._known_groups("group", (group,))
-        return self._slots[group]
+        return self._slots[group].clone()
 
     def permutation(self, group: str) -> Tensor:
         """Which slot each neuron sits in: int64 (n,). Moves for boundary groups only; elsewhere tensors move."""
@@ -298,6 +332,19 @@ class Wiring:
         self._permutations.update({g: p.clone() for g, p in permutations.items()})
         self._plan_cache.clear()
 
+    # Optimizers built from the wiring
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Lets an optimizer's state follow every relocation by itself; bimt_fast.optim does it when constructed."""
+        _check_optimizer(optimizer)
+        self._optimizers.add(optimizer)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_optimizers": None, "_plan_cache": {}}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state, _optimizers=weakref.WeakSet())
+
     # Cost
 
     def cost(self, bias: bool = True, distance_scale: float | None = None) -> Tensor:
@@ -309,18 +356,11 @@ class Wiring:
         """
         total = torch.zeros(())
         for plan in self._plans(bias, distance_scale):
-            terms = zip(
-                plan.entries,
-                plan.out_pos,
-                plan.in_pos,
-                plan.coefficients,
-                plan.distance_scales,
-                plan.base_lengths,
-                strict=True,
-            )
-            for entry, x, y, coefficient, scale, base in terms:
-                w = entry.tensor
-                if entry.is_connection:
+            settings = zip(plan.coefficients, plan.distance_scales, plan.base_lengths, strict=True)
+            for w, x, y, (coefficient, scale, base) in zip(
+                plan.tensors, plan.out_pos, plan.in_pos, settings, strict=True
+            ):
+                if w.dim() == 2:
                     term = functional.connection_cost(
                         w, x, y, metric=self.metric, distance_scale=scale, base_length=base
                     )
@@ -345,18 +385,23 @@ class Wiring:
         Raises:
             TypeError, ValueError: a gradient does not fit its parameter. No gradient is changed then.
         """
+        lam = check_number("lam", lam)
         total = torch.zeros(())
         with torch.no_grad():
+            calls = []
             for plan in self._plans(bias, distance_scale):
-                weights = [entry.tensor for entry in plan.entries]
-                for w in weights:
-                    if w.grad is None:
-                        w.grad = torch.zeros_like(w)
-                cost = add_grad(
-                    weights, [w.grad for w in weights], plan.out_pos, plan.in_pos, self.metric, lam,
-                    plan.coefficients, plan.distance_scales, plan.base_lengths,
+                grads = [torch.zeros_like(w) if w.grad is None else w.grad for w in plan.tensors]
+                calls.append(
+                    (plan.tensors, grads, plan.out_pos, plan.in_pos, self.metric, lam,
+                     plan.coefficients, plan.distance_scales, plan.base_lengths)
                 )  # fmt: skip
-                total = total + cost
+            for call in calls if len(calls) > 1 else ():
+                check_add_grad(*call)  # all before the first changes a gradient
+            for call in calls:
+                total = total + add_grad(*call)
+            for weights, grads, *_ in calls:
+                for w, grad in zip(weights, grads, strict=True):
+                    w.grad = grad
         return total
 
     def length(self, threshold: float | None = None, weighted: bool = True, unit: float = 1.0) -> Length:
@@ -369,12 +414,18 @@ class Wiring:
 
         Returns:
             The total as a float, with its parts in `.by_connection`.
+
+        Raises:
+            TypeError, ValueError: threshold is no number of at least 0, unit no number above 0.
         """
+        threshold = 0.0 if threshold is None else check_number("threshold", threshold, 0)
+        if not check_number("unit", unit, 0):
+            raise ValueError("unit must be above 0, was 0")
         parts = {}
         for entry in self._entries:
             if entry.is_connection:
                 w = entry.tensor.detach()
-                kept = w.abs() > (0.0 if threshold is None else threshold)
+                kept = ~(w.abs() <= threshold)  # NaN is kept, and shows
                 out_pos, in_pos = (self.neuron_positions(g).to(w) for g in entry.groups)
                 counted = torch.where(kept, w.abs() if weighted else 1.0, 0.0).to(w.dtype)
                 cost = functional.connection_cost(
@@ -383,30 +434,52 @@ class Wiring:
                 parts[entry.name] = cost.item()
         return Length(parts)
 
-    def _plans(self, bias: bool, distance_scale: float | None) -> list[_Plan]:
-        """What the charged tensors need, by dtype and device; kept until positions or parameters change."""
-        charged = [e for e in self._charged if bias or e.is_connection]
-        state = tuple((w.dtype, w.device, w.requires_grad) for w in (e.tensor for e in charged))
+    def _plans(self, bias: bool, distance_scale: float | None) -> list[Plan]:
+        """Plans of all charged tensors."""
+        return self.plans([e.tensor for e in self._charged if bias or e.is_connection], bias, distance_scale)
+
+    def plans(self, tensors: Sequence[Tensor], bias: bool = True, distance_scale: float | None = None) -> list[Plan]:
+        """Groups the trainable ones among tensors by dtype and device; kept until positions or parameters change.
+
+        Tensors that are not charged have the coefficient 0.
+        """
+        if distance_scale is not None:
+            distance_scale = _checked_number("distance_scale", distance_scale)
+        state = tuple((id(w), w.dtype, w.device, w.requires_grad) for w in tensors)
         key = (bias, distance_scale, state)
         if key not in self._plan_cache:
-            if distance_scale is not None:
-                _checked_number("distance_scale", distance_scale)
-            kinds: dict[tuple, list[_Entry]] = {}
-            for entry, (dtype, device, trainable) in zip(charged, state, strict=True):
-                if trainable:
-                    kinds.setdefault((dtype, device), []).append(entry)
-            self._plan_cache = {key: [self._plan(entries, distance_scale) for entries in kinds.values()]}
+            charged = {id(e.tensor): e for e in self._charged if bias or e.is_connection}
+            kinds: dict[tuple, list] = {}
+            for tensor in tensors:
+                if tensor.requires_grad:
+                    kinds.setdefault((tensor.dtype, tensor.device), []).append((tensor, charged.get(id(tensor))))
+            if len(self._plan_cache) >= _PLANS_KEPT:
+                self._plan_cache.clear()
+            self._plan_cache[key] = [self._plan(items, distance_scale) for items in kinds.values()]
         return self._plan_cache[key]
 
-    def _plan(self, entries: list[_Entry], distance_scale: float | None) -> _Plan:
+    def _check_coordinates(self, entry: _Entry) -> None:
+        if entry.is_connection:
+            counts = [self._slots[g].shape[1] for g in entry.groups]
+            if counts[0] != counts[1]:
+                raise ValueError(
+                    f"positions of {entry.groups[0]!r} and {entry.groups[1]!r}, joined by {entry.name!r},"
+                    f" must have as many coordinates, had {counts[0]} and {counts[1]}"
+                )
+
+    def _plan(self, items: list[tuple[Tensor, _Entry | None]], distance_scale: float | None) -> Plan:
+        for _, entry in items:
+            if entry is not None:
+                self._check_coordinates(entry)
         own = self._distance_scale
-        return _Plan(
-            entries,
-            [self._peer_positions(e.groups[0], e.tensor) for e in entries],
-            [self._peer_positions(e.groups[-1], e.tensor) for e in entries],
-            [self._coefficient(e) for e in entries],
-            [own[e.name] if distance_scale is None else distance_scale for e in entries],
-            [self._base_length[e.name] for e in entries],
+        nowhere = items[0][0].new_empty(0, 0)
+        return Plan(
+            [tensor for tensor, _ in items],
+            [self._peer_positions(e.groups[0], w) if e else nowhere for w, e in items],
+            [self._peer_positions(e.groups[-1], w) if e else nowhere for w, e in items],
+            [self._coefficient(e) if e else 0.0 for _, e in items],
+            [(own[e.name] if distance_scale is None else distance_scale) if e else 0.0 for _, e in items],
+            [self._base_length[e.name] if e else 0.0 for _, e in items],
         )
 
     def _peer_positions(self, group: str, like: Tensor) -> Tensor:
@@ -437,7 +510,8 @@ class Wiring:
                 groups until none improves.
             groups: names, in the order to visit; None: all that are not frozen, in order of declaration.
             top_k: for greedy, how many neurons of each group to visit; None: all.
-            optimizer: the torch optimizer whose state (moments) must follow its neurons.
+            optimizer: the torch optimizer whose state (moments) must follow its neurons; those of bimt_fast.optim
+                do by themselves.
 
         Returns:
             RelocationReport.
@@ -450,10 +524,13 @@ class Wiring:
         """
         start = time.perf_counter()
         groups = self._check_relocation(strategy, groups, top_k, optimizer)
-        if optimizer is None:
+        if optimizer is None and not self._optimizers:
             _warn_about_moments()
         search_state = _Relocation(self, strategy, top_k)
-        before, connections = self.cost().item(), search_state.connection_cost()
+        before = self.cost().item()
+        if not math.isfinite(before):
+            self._refuse_non_finite()
+        connections = search_state.connection_cost()
         reports = search_state.run(groups)
         after = before - connections + search_state.connection_cost() if search_state.moved() else before
         if after < before:
@@ -483,7 +560,7 @@ class Wiring:
             raise ValueError(f"group must be an inner group, {group!r} is an input or output of the model")
         check_assignment("permutation", permutation, len(self._slots[group]))
         check_permutation("permutation", permutation)
-        _check_optimizer(optimizer)
+        self._check_followers(optimizer)
         self._move({group: permutation.argsort()}, optimizer)
 
     def _check_relocation(self, strategy, groups, top_k, optimizer) -> tuple[str, ...]:
@@ -493,7 +570,7 @@ class Wiring:
             raise ValueError(f"top_k belongs to strategy 'greedy', strategy was {strategy!r}")
         if top_k is not None and (not isinstance(top_k, int) or top_k < 0):
             raise ValueError(f"top_k must be a non-negative integer or None, was {top_k!r}")
-        _check_optimizer(optimizer)
+        self._check_followers(optimizer)
         if groups is None:
             groups = [g for g in self._slots if g not in self.frozen]
         groups = self._known_groups("groups", groups)
@@ -506,10 +583,34 @@ class Wiring:
             raise ImportError("strategy 'assignment' needs SciPy: pip install 'bimt_fast[search]'")
         return groups
 
+    def _check_followers(self, optimizer: torch.optim.Optimizer | None) -> None:
+        """Refuses optimizers whose state cannot travel with the neurons."""
+        if optimizer is None:
+            return
+        _check_optimizer(optimizer)
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        tensors = {id(e.tensor): e for e in self._entries}
+        if not held & tensors.keys():
+            raise ValueError("optimizer must hold parameters of the wiring, held none of them")
+        for tensor, state in optimizer.state.items():
+            entry = tensors.get(id(tensor))
+            for key, value in state.items() if entry else ():
+                if not _travels(value, tensor):
+                    raise ValueError(
+                        f"optimizer must keep state of the shape of its parameter, or one value an axis: {key!r} of"
+                        f" {entry.name!r} cannot follow its neurons"
+                    )
+
+    def _refuse_non_finite(self) -> None:
+        for entry in self._charged:
+            if not entry.tensor.isfinite().all():
+                raise ValueError(f"{entry.name!r} must be finite to be relocated, held NaN or infinity")
+
     def _move(self, assignments: dict[str, Tensor], optimizer: torch.optim.Optimizer | None) -> None:
         """Moves neuron i of each group to slot assignments[group][i]: all of them, or after a failure none."""
         boundary = {g: a for g, a in assignments.items() if g in self._permutations}
         order = {g: a.argsort() for g, a in assignments.items() if g not in self._permutations}
+        optimizers = {*self._optimizers, *([] if optimizer is None else [optimizer])}
         mover = _Mover()
         self._plan_cache.clear()  # first: an interrupt may fall behind the last line of this function
         try:
@@ -520,7 +621,7 @@ class Wiring:
                     continue
                 seen.add(id(tensor))
                 indices = {axis: order[g] for axis, g in enumerate(entry.groups) if g in order}
-                for travelling in _companions(tensor, optimizer):
+                for travelling in _companions(tensor, optimizers):
                     mover.permute(travelling, indices)
             self._permutations = {**self._permutations, **boundary}
         except BaseException:
@@ -664,18 +765,30 @@ class _Mover:
 
 def _reordered(tensor: Tensor, indices: dict[int, Tensor]) -> Tensor:
     for axis, index in indices.items():
-        tensor = tensor.index_select(axis, index.to(tensor.device))
+        if tensor.shape[axis] == len(index):  # an optimizer's row and column factors have one of the axes
+            tensor = tensor.index_select(axis, index.to(tensor.device))
     return tensor
 
 
-def _companions(tensor: Tensor, optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
+def _companions(tensor: Tensor, optimizers: Iterable[torch.optim.Optimizer]) -> list[Tensor]:
     """The tensor and all that travels with it: its gradient, and optimizer state of its shape."""
     found = [tensor.data if isinstance(tensor, nn.Parameter) else tensor]
     if tensor.grad is not None:
         found.append(tensor.grad)
-    if optimizer is not None and tensor in optimizer.state:
-        found += [s for s in optimizer.state[tensor].values() if isinstance(s, Tensor) and s.shape == tensor.shape]
+    for optimizer in optimizers:
+        state = optimizer.state.get(tensor, {})
+        found += [s for s in state.values() if isinstance(s, Tensor) and s.dim() == tensor.dim() and s.numel() > 1]
     return found
+
+
+def _travels(state: object, tensor: Tensor) -> bool:
+    """Whether optimizer state is a single value, or has the tensor's axes, each whole or of length 1 (factors)."""
+    if isinstance(state, Tensor):
+        whole = state.dim() == tensor.dim()
+        return state.numel() <= 1 or (
+            whole and all(a in (1, b) for a, b in zip(state.shape, tensor.shape, strict=True))
+        )
+    return state is None or isinstance(state, (bool, int, float))
 
 
 def _swaps_between(old: Tensor, new: Tensor) -> int:
@@ -702,11 +815,7 @@ def _checked_positions(group: str, positions: Tensor) -> Tensor:
 
 
 def _checked_number(argument: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{argument} must be a number, was {value!r}")
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{argument} must be finite and at least 0, was {value}")
-    return float(value)
+    return check_number(argument, value, 0)
 
 
 def _checked_reduction(argument: str, value: object) -> str:

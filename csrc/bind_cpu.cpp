@@ -54,17 +54,17 @@ void check(Status status, const char* out_pos = "out_pos", const char* in_pos = 
     case Status::kOk:
       return;
     case Status::kOutPos:
-      throw py::value_error(std::string(out_pos) + " must be finite");
+      throw py::value_error(std::string(out_pos) + " must be finite, held NaN or infinity");
     case Status::kInPos:
-      throw py::value_error(std::string(in_pos) + " must be finite");
+      throw py::value_error(std::string(in_pos) + " must be finite, held NaN or infinity");
     case Status::kWeights:
-      throw py::value_error("weights must be finite");
+      throw py::value_error("weights must be finite, held NaN or infinity");
     case Status::kCost:
-      throw py::value_error("cost must be finite");
+      throw py::value_error("cost must be finite, held NaN or infinity");
     case Status::kFlow:
-      throw py::value_error("flow must be finite");
+      throw py::value_error("flow must be finite, held NaN or infinity");
     case Status::kDistance:
-      throw py::value_error("distance must be finite");
+      throw py::value_error("distance must be finite, held NaN or infinity");
   }
 }
 
@@ -87,10 +87,15 @@ class Fields {
     return value;
   }
 
+  template <class T>
+  T* address() {
+    return reinterpret_cast<T*>(static_cast<intptr_t>(integer()));
+  }
+
   // address, rows, columns, row stride, column stride
   template <class T>
   Matrix<T> matrix() {
-    T* const data = reinterpret_cast<T*>(static_cast<intptr_t>(integer()));
+    T* const data = address<T>();
     const int64_t rows = integer(), cols = integer(), row_stride = integer(), col_stride = integer();
     // The stride of an axis of length one means nothing; 1 is what the fast paths look for.
     return {data, rows, cols, rows < 2 ? 1 : row_stride, cols < 2 ? 1 : col_stride};
@@ -112,8 +117,7 @@ T* pointer(intptr_t address) {
 }
 
 template <class T>
-PenaltyTerm<T> penalty_term(py::handle description) {
-  Fields fields(description);
+PenaltyTerm<T> penalty_term(Fields& fields) {
   PenaltyTerm<T> term;
   term.weight = fields.matrix<const T>();
   term.grad = fields.matrix<T>();
@@ -131,11 +135,42 @@ double bind_penalty(int dtype, const py::list& descriptions, int metric, double 
     using T = decltype(zero);
     std::vector<PenaltyTerm<T>> terms;
     terms.reserve(descriptions.size());
-    for (py::handle description : descriptions) terms.push_back(penalty_term<T>(description));
+    for (py::handle description : descriptions) {
+      Fields fields(description);
+      terms.push_back(penalty_term<T>(fields));
+    }
     const PenaltyArgs<T> args = {terms.data(), static_cast<int64_t>(terms.size()), metric, lam, threads};
     const Penalty result = [&] {
       const py::gil_scoped_release release;
       return with_instruction_set([&](auto isa) { return penalty<decltype(isa)>(args); });
+    }();
+    check(result.status);
+    return result.cost;
+  });
+}
+
+double bind_adamw(int dtype, const py::list& descriptions, int metric, const py::tuple& settings, bool proximal,
+                  int threads) {
+  check_metric(metric);
+  return with_dtype(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    std::vector<PenaltyTerm<T>> terms;
+    std::vector<Moments<T>> moments;
+    for (py::handle description : descriptions) {
+      Fields fields(description);
+      terms.push_back(penalty_term<T>(fields));
+      moments.push_back({fields.address<T>(), fields.address<T>(), fields.real(), fields.real()});
+    }
+    Fields group(settings);
+    AdamWArgs<T> args = {terms.data(), moments.data(), static_cast<int64_t>(terms.size()), metric};
+    for (double* setting : {&args.lr, &args.beta1, &args.beta2, &args.eps, &args.weight_decay, &args.lam}) {
+      *setting = group.real();
+    }
+    args.proximal = proximal;
+    args.threads = threads;
+    const Penalty result = [&] {
+      const py::gil_scoped_release release;
+      return with_instruction_set([&](auto isa) { return adamw<decltype(isa)>(args); });
     }();
     check(result.status);
     return result.cost;
@@ -147,8 +182,9 @@ void bind_penalty_backward(int dtype, const py::tuple& description, intptr_t out
   check_metric(metric);
   with_dtype(dtype, [&](auto zero) {
     using T = decltype(zero);
+    Fields fields(description);
     const PenaltyBackwardArgs<T> args = {
-        penalty_term<T>(description), pointer<T>(out_pos_grad), pointer<T>(in_pos_grad), grad, metric, threads};
+        penalty_term<T>(fields), pointer<T>(out_pos_grad), pointer<T>(in_pos_grad), grad, metric, threads};
     const Status status = [&] {
       const py::gil_scoped_release release;
       return with_instruction_set([&](auto isa) { return penalty_backward<decltype(isa)>(args); });
@@ -248,6 +284,7 @@ PYBIND11_MODULE(_cpu, module) {
     prepare_result(pointer<void>(address), bytes, threads);
   });
   module.def("penalty", &bind_penalty);
+  module.def("adamw", &bind_adamw);
   module.def("penalty_backward", &bind_penalty_backward);
   module.def("placement_cost", &bind_placement_cost);
   module.def("swap_deltas", &bind_swap_deltas);

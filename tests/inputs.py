@@ -116,6 +116,27 @@ def add_grad(dtype: torch.dtype, metric: str, n: int, smooth=False) -> Iterator[
         yield f"{n}-{m}-{layout}-{kind}{dim}", (weights, grads, outs, ins, *settings)
 
 
+def adamw(dtype: torch.dtype, metric: str, n: int, smooth=False) -> Iterator[Sample]:
+    """A connection, a charged bias, a connection that is not charged, and a tensor of three axes."""
+    m = other_size(n)
+    nowhere = torch.empty(0, 0, dtype=dtype)
+    for layout, dim, kind in _variants(smooth):
+        out_pos, in_pos = positions(n, dim, kind, "out", dtype), positions(m, dim, kind, "in", dtype)
+        shapes = ((n, m, layout), (1, n, "contiguous"), (m, n, layout), (m, 6, "contiguous"))
+
+        def tensors(seed, shapes=shapes):
+            made = [matrix(a, b, kind, seed, dtype, smooth) for a, b, kind in shapes]
+            return [made[0], made[1][0], made[2], made[3].reshape(len(made[3]), 2, 3)]
+
+        squares = [x * x + 0.1 for x in tensors("square")]  # away from 0, where the step amplifies rounding
+        outs, ins = [out_pos, nowhere, nowhere, nowhere], [in_pos, nowhere, nowhere, nowhere]
+        settings = ([1, 7, 1, 300], outs, ins, metric, [1.0, 0.5, 0.0, 0.0], [0.7, 0.0, 1.0, 1.0], [0.3, 0.1, 1.0, 1.0])
+        for proximal in (False, True):
+            hyper = [1e-2, 0.9, 0.99, 1e-3, 0.1, 0.5]
+            name = f"{n}-{m}-{layout}-{kind}{dim}{'-proximal' if proximal else ''}"
+            yield name, (tensors("w"), tensors("grad"), tensors("mean"), squares, *settings, hyper, proximal)
+
+
 def placement_cost(dtype: torch.dtype, metric: str, n: int, smooth=False) -> Iterator[Sample]:
     sizes = (other_size(n), n, 16)
     for shift, (incoming, outgoing) in enumerate(((0, 0), (1, 0), (0, 1), (2, 1), (1, 2))):
@@ -164,6 +185,7 @@ SAMPLES: dict[str, Callable[..., Iterator[Sample]]] = {
     "connection_cost": connection_cost,
     "connection_cost_backward": connection_cost_backward,
     "add_grad": add_grad,
+    "adamw": adamw,
     "placement_cost": placement_cost,
     "placement_cost_backward": placement_cost_backward,
     "swap_deltas": swap_deltas,
@@ -199,12 +221,15 @@ def fresh(arguments: tuple, dtype: torch.dtype | None = None) -> tuple:
     return mapped(arguments, copy)
 
 
+CHANGED = {"add_grad": (1,), "adamw": (0, 2, 3)}  # the arguments that an op changes in place
+
+
 def call(op: str, arguments: tuple) -> list[Tensor]:
     """Runs an op on copies of the arguments; the tensors it returned or changed, in a list."""
     arguments = fresh(arguments)
     result = getattr(torch.ops.bimt_fast, op)(*arguments)
     results = [result] if isinstance(result, Tensor) else list(result)
-    return results + (arguments[1] if op == "add_grad" else [])
+    return results + [tensor for k in CHANGED.get(op, ()) for tensor in arguments[k]]
 
 
 def mlp(*shape: int, seed: object = 0, dtype: torch.dtype = torch.float64, **settings) -> bf.nn.BioMLP:

@@ -125,6 +125,8 @@ def test_missing_extension_explains_itself():
     )
     done = in_new_process(code)
     described, value = done.stdout.splitlines()
-    assert described.startswith("('cpu', False, 'bimt_fast._cpu was") and "import of bimt_fast._cpu halted" in described
+    assert described.startswith("('cpu', False, 'bimt_fast._cpu was") and (
+        "halted" in described or "not built" in described
+    )
     assert float(value) == pytest.approx(0.4)
     assert "RuntimeError: backend cpu was asked for and cannot serve cpu tensors: bimt_fast._cpu" in done.stderr

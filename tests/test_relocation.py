@@ -473,9 +473,66 @@ def test_cached_plans_see_a_relocation():
 
 
 def test_recurrent_groups_are_refused_so_far():
-    model = nn.RNNCell(3, 5)
+    model = nn.RNNCell(3, 5, bias=False)
     positions = {"in": bf.geometry.line(3), "h": bf.geometry.line(5)}
     wiring = bf.Wiring(model, positions, {"weight_ih": ("h", "in"), "weight_hh": ("h", "h")})
     wiring.cost()
     with pytest.raises(NotImplementedError, match="recurrent"):
         wiring.relocate("matching", groups=["h"])
+
+
+@pytest.mark.parametrize("where", ["weight", "bias"])
+def test_nan_is_refused_by_name(where):
+    model = inputs.mlp(4, 6, 3)
+    getattr(model.layers[0], where).data[0] = torch.nan
+    with pytest.raises(ValueError, match=rf"'layers\.0\.{where}' must be finite"):
+        model.wiring.relocate("matching")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.Adafactor(p, lr=1e-2),
+        lambda p: torch.optim.NAdam(p, lr=1e-2),
+        lambda p: torch.optim.Rprop(p, lr=1e-2),
+    ],
+    ids=["Adafactor", "NAdam", "Rprop"],
+)
+def test_state_of_other_optimizers_follows(make):
+    moved, still = inputs.mlp(4, 9, 7, 3), inputs.mlp(4, 9, 7, 3)
+    optimizers = [make(m.parameters()) for m in (moved, still)]
+    x = inputs.matrix(10, 4)
+
+    def train(network, optimizer):
+        for _ in range(5):
+            optimizer.zero_grad()
+            network(x).pow(2).mean().backward()
+            optimizer.step()
+        return network(x)
+
+    for network, optimizer in zip((moved, still), optimizers, strict=True):
+        train(network, optimizer)
+    moved.wiring.permute_("h1", inputs.permutation(9), optimizer=optimizers[0])
+    moved.wiring.permute_("h2", inputs.permutation(7), optimizer=optimizers[0])
+    a, b = (train(network, optimizer) for network, optimizer in zip((moved, still), optimizers, strict=True))
+    torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def test_optimizers_that_cannot_follow_are_refused():
+    model = inputs.mlp(4, 6, 3)
+    x = inputs.matrix(10, 4)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=3)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(x).pow(2).mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(ValueError, match="cannot follow its neurons"):
+        model.wiring.relocate("matching", optimizer=optimizer)
+    with pytest.raises(ValueError, match="held none of them"):
+        model.wiring.relocate("matching", optimizer=torch.optim.SGD(inputs.mlp(4, 6, 3).parameters()))
+    assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))

@@ -24,7 +24,21 @@ def large(op: str, dtype: torch.dtype = torch.float32) -> tuple:
     swap = (cost, moved, flow.abs(), distance.abs())
     grads = [torch.ones_like(x) for x in (weight, back, bias)]
     add_grad = ([weight, back, bias], grads, [slots, peers, none], [peers, slots, none], "l1", 0.3, [1.0] * 3)
+    moments = [torch.zeros_like(x) for x in grads]
     return {
+        "adamw": (
+            [weight, back, bias],
+            grads,
+            moments,
+            [x + 1 for x in moments],
+            [1] * 3,
+            *add_grad[2:5],
+            [1.0] * 3,
+            [0.5] * 3,
+            [0.1] * 3,
+            [1e-2, 0.9, 0.99, 1e-8, 0.1, 0.3],
+            False,
+        ),
         "connection_cost": (weight, slots, peers, "l1", 0.7, 0.3),
         "connection_cost_backward": (one, weight, slots, peers, "l1", 0.7, 0.3, [True] * 3),
         "add_grad": (*add_grad, [0.5] * 3, [0.1] * 3),

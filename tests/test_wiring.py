@@ -1,6 +1,7 @@
 """Cost, gradient and length of a wiring against sums by hand; what its settings mean."""
 
 import copy
+import math
 
 import inputs
 import pytest
@@ -161,7 +162,7 @@ def test_place():
         assert torch.equal(w.slots("h1"), before)
     # Numbers of coordinates are compared only when a cost is computed.
     w.place("h1", bf.geometry.line(6))
-    with pytest.raises(ValueError, match="_pos must have shape"):
+    with pytest.raises(ValueError, match=r"'first\.weight', must have as many coordinates"):
         w.cost()
     w.place({group: bf.geometry.line(n) for group, n in (("in", 4), ("h1", 6), ("out", 3))})
     w.cost()
@@ -201,7 +202,11 @@ def test_bio_linear():
     no_bias = bf.nn.BioLinear(5, 3, bias=False)
     x = torch.rand(2, 5)
     torch.testing.assert_close(no_bias(x), x @ no_bias.weight.T)
-    assert set(no_bias.state_dict()) == {"weight"}
+    assert set(no_bias.state_dict()) == {"weight", "_extra_state"}
+    layer.wiring.relocate("matching", optimizer=torch.optim.SGD(layer.parameters()))
+    other = bf.nn.BioLinear(5, 3, base_length=0.5, dtype=torch.float64)
+    other.load_state_dict(layer.state_dict())
+    assert other.wiring.cost().item() == layer.wiring.cost().item()
 
 
 def test_bio_mlp_is_its_layers():
@@ -238,3 +243,56 @@ def test_a_deep_copy_has_a_wiring_of_its_own():
     assert model.wiring.cost() > twin.wiring.cost()
     expected = inputs.wiring_as_placed(twin).cost().item()
     assert twin.wiring.cost().item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_tensor_under_two_names():
+    model = nn.Sequential(nn.Linear(6, 6, bias=False), nn.Linear(6, 6, bias=False))
+    model[1].weight = model[0].weight
+    places = {group: bf.geometry.line(6) for group in ("a", "b", "c")}
+    with pytest.raises(ValueError, match=r"'0\.weight' has .*'1\.weight' has"):
+        bf.Wiring(model, places, {"0.weight": ("b", "a"), "1.weight": ("c", "b")})
+    places.pop("c")
+    once = bf.Wiring(model, places, {"0.weight": ("b", "a")})
+    twice = bf.Wiring(model, places, {"0.weight": ("b", "a"), "1.weight": ("b", "a")})
+    assert twice.cost().item() == once.cost().item()
+
+
+def test_what_was_forgotten_is_refused():
+    model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3))
+    places = {"in": bf.geometry.line(4), "h": bf.geometry.line(6), "out": bf.geometry.line(3)}
+    axes = {"0.weight": ("h", "in"), "1.weight": ("out", "h")}
+    with pytest.raises(ValueError, match=r"'bias' of the same module as '0\.weight'"):
+        bf.Wiring(model, places, axes)
+    bf.Wiring(model, places, {**axes, "0.bias": ("h",)})  # the last layer's bias never moves
+    with pytest.raises(ValueError, match="'extra'"):
+        bf.Wiring(model, {**places, "extra": bf.geometry.line(2)}, {**axes, "0.bias": ("h",)})
+
+
+def test_add_grad_changes_nothing_when_it_refuses():
+    model = inputs.mlp(4, 6, 3)
+    model.layers[1].weight.data = model.layers[1].weight.data.float()
+    loss = model.layers[0].weight.sum()
+    loss.backward()
+    model.layers[1].weight.grad = torch.zeros(3, 6).to_sparse()
+    before = model.layers[0].weight.grad.clone()
+    with pytest.raises(TypeError, match="grads"):
+        model.wiring.add_grad_(1.0)
+    assert torch.equal(model.layers[0].weight.grad, before)
+    assert model.layers[0].bias.grad is None
+
+
+def test_slots_are_a_copy():
+    wiring = inputs.mlp(4, 6, 3).wiring
+    cost = wiring.cost().item()
+    wiring.slots("in").mul_(5)
+    wiring.neuron_positions("h1").mul_(5)
+    assert wiring.cost().item() == cost and wiring.relocate("greedy").cost_before == pytest.approx(cost)
+
+
+def test_length_shows_nan():
+    model = inputs.mlp(4, 6, 3)
+    model.layers[0].weight.data[0, 0] = torch.nan
+    assert math.isnan(model.wiring.length(threshold=0.1))
+    for bad, error in ({"unit": 0}, ValueError), ({"threshold": "a"}, TypeError), ({"threshold": -1}, ValueError):
+        with pytest.raises(error, match=next(iter(bad))):
+            model.wiring.length(**bad)

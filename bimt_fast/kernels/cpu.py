@@ -1,4 +1,7 @@
-"""The compiled kernels of csrc/ on CPU tensors: allocation, and addresses, sizes and strides for bimt_fast._cpu."""
+"""The compiled kernels of csrc/ on CPU tensors: allocation, and addresses, sizes and strides for bimt_fast._cpu.
+
+The functions are those of reference.py, whose docstrings say what each computes.
+"""
 
 import json
 from pathlib import Path
@@ -7,6 +10,7 @@ import torch  # before _cpu, which uses the OpenMP runtime that torch brings
 from torch import Tensor
 
 from ..geometry import metric_row
+from .reference import adamw as _reference_adamw
 from .reference import placement_cost_backward, swap_deltas_backward
 
 try:
@@ -16,6 +20,7 @@ except ImportError as error:
     _import_error = str(error)
 
 __all__ = [
+    "adamw",
     "add_grad",
     "best_swaps",
     "can_run",
@@ -122,6 +127,49 @@ def add_grad(
         terms.append((*_matrix(w), *_matrix(g), *positions, coefficient, scale, base))
     cost = _cpu.penalty(_DTYPES[weights[0].dtype], terms, metric_row(metric).code, lam, torch.get_num_threads())
     return weights[0].new_full((), cost)  # twice as fast as torch.tensor
+
+
+def adamw(
+    weights: list[Tensor],  # any shape; changed in place, as are the moments
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    steps: list[int],  # of each weight, this one included
+    out_pos: list[Tensor],  # (n_out, dim) for a weight (n_out, n_in), else ignored
+    in_pos: list[Tensor],  # (n_in, dim) likewise
+    metric: str,
+    coefficients: list[float],  # 0 where a weight is not charged
+    distance_scales: list[float],
+    base_lengths: list[float],
+    settings: list[float],  # lr, beta1, beta2, eps, weight_decay, lam
+    proximal: bool,
+) -> Tensor:  # ()
+    terms = []
+    correction1 = {step: 1 - settings[1] ** step for step in set(steps)}
+    correction2 = {step: 1 - settings[2] ** step for step in set(steps)}
+    described = {id(x): _matrix(x) for x in (*out_pos, *in_pos)}  # groups share their positions
+    for w, g, m, v, step, x, y, coefficient, scale, base in zip(
+        weights, grads, exp_avgs, exp_avg_sqs, steps, out_pos, in_pos, coefficients, distance_scales, base_lengths,
+        strict=True,
+    ):  # fmt: skip
+        strides = w.stride()
+        if coefficient and len(strides) == 2:
+            layout, positions = (*w.shape, *strides), (*described[id(x)], *described[id(y)])
+            dense = 1 in strides
+        else:
+            layout, positions = (1, w.numel(), 1, 1), (*_ABSENT, *_ABSENT)
+            dense = w.is_contiguous() or w.is_contiguous(memory_format=torch.channels_last)
+        if not dense or not strides == g.stride() == m.stride() == v.stride():
+            return _reference_adamw(
+                weights, grads, exp_avgs, exp_avg_sqs, steps, out_pos, in_pos, metric, coefficients, distance_scales,
+                base_lengths, settings, proximal,
+            )  # fmt: skip
+        where = (w.data_ptr(), *layout, g.data_ptr(), *layout)
+        moments = (m.data_ptr(), v.data_ptr(), correction1[step], correction2[step])
+        terms.append((*where, *positions, coefficient, scale, base, *moments))
+    dtype, code = _DTYPES[weights[0].dtype], metric_row(metric).code
+    cost = _cpu.adamw(dtype, terms, code, tuple(settings), proximal, torch.get_num_threads())
+    return weights[0].new_full((), cost)
 
 
 def placement_cost(

@@ -79,6 +79,46 @@ def add_grad(
     return total.to(weights[0].dtype)
 
 
+def adamw(
+    weights: list[Tensor],  # any shape; changed in place, as are the moments
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    steps: list[int],  # of each weight, this one included
+    out_pos: list[Tensor],  # (n_out, dim) for a weight (n_out, n_in), else ignored
+    in_pos: list[Tensor],  # (n_in, dim) likewise
+    metric: str,
+    coefficients: list[float],  # 0 where a weight is not charged
+    distance_scales: list[float],
+    base_lengths: list[float],
+    settings: list[float],  # lr, beta1, beta2, eps, weight_decay, lam
+    proximal: bool,
+) -> Tensor:  # ()
+    """One step of AdamW with lam * coefficient * sign(W) * length in the gradient; returns the cost before it.
+
+    Proximal: the penalty is left out of the gradient and shrinks the result by lr * lam * coefficient * length.
+    """
+    for x, y in zip(out_pos, in_pos, strict=True):
+        require_finite(out_pos=x, in_pos=y)
+    lr, beta1, beta2, eps, weight_decay, lam = settings
+    total = torch.zeros((), dtype=torch.float64, device=weights[0].device)
+    for k, (w, g, m, v) in enumerate(zip(weights, grads, exp_avgs, exp_avg_sqs, strict=True)):
+        coefficient, length = coefficients[k], base_lengths[k]
+        if coefficient and w.dim() == 2:
+            length = length + distance_scales[k] * distances(out_pos[k], in_pos[k], metric)
+        total += coefficient * (w.abs() * length).sum()
+        charge = lam * coefficient * length
+        if not proximal:
+            g = g + w.sign() * charge
+        m.lerp_(g, 1 - beta1)
+        v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+        root = v.sqrt() / (1 - beta2 ** steps[k]) ** 0.5 + eps
+        w.mul_(1 - lr * weight_decay).sub_(m / root * (lr / (1 - beta1 ** steps[k])))
+        if proximal:
+            w.copy_(w.sign() * (w.abs() - lr * charge).clamp(min=0))
+    return total.to(weights[0].dtype)
+
+
 def placement_cost(
     slots: Tensor,  # (n, dim)
     weights: list[Tensor],  # each incoming (n, m), each outgoing (m, n)

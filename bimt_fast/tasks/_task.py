@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from ..train import Preset
 
+ACTIVE = 0.05  # a connection counts as active where |w| is above
+
 
 @dataclass(frozen=True)
 class Data:

@@ -9,9 +9,7 @@ from torch import Tensor, nn
 
 from ..nn import BioMLP
 from ..train import Preset
-from ._task import Data, Task
-
-ACTIVE = 0.05  # a connection counts where |w| is above
+from ._task import ACTIVE, Data, Task
 
 
 def make_data(seed: int) -> Data:

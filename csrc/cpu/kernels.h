@@ -52,6 +52,30 @@ struct Penalty {
 template <class Isa, class T>
 Penalty penalty(const PenaltyArgs<T>& args);
 
+// What AdamW keeps of one tensor, with the strides of the tensor, and 1 - beta^t of both moments.
+template <class T>
+struct Moments {
+  T *exp_avg, *exp_avg_sq;
+  double correction1, correction2;
+};
+
+// A term's weight is changed and its grad is read. Along one axis both must be contiguous, with the same strides.
+template <class T>
+struct AdamWArgs {
+  const PenaltyTerm<T>* terms;
+  const Moments<T>* moments;
+  int64_t count;
+  int metric;
+  double lr, beta1, beta2, eps, weight_decay, lam;
+  bool proximal;
+  int threads;
+};
+
+// One step for every term, with the penalty in the gradient or as a shrinkage behind the step; returns the cost before
+// it. Nothing is written unless the status is kOk.
+template <class Isa, class T>
+Penalty adamw(const AdamWArgs<T>& args);
+
 template <class T>
 struct PenaltyBackwardArgs {
   PenaltyTerm<T> term;  // its grad, written rather than added to, may be null

@@ -95,6 +95,25 @@ BIMT_INLINE V times_sign(V x, V v) {
   return magnitude<T>(v) > 0 ? flipped : V{};
 }
 
+template <class V>
+BIMT_INLINE V square_root(V v) {
+  for (size_t lane = 0; lane < sizeof(V) / sizeof(v[0]); ++lane) {
+    v[lane] = sizeof(v[0]) == 4 ? __builtin_sqrtf(v[lane]) : __builtin_sqrt(v[lane]);
+  }
+  return v;
+}
+
+#if defined(__AVX512F__)
+BIMT_INLINE Full<float> square_root(Full<float> v) { return (Full<float>)_mm512_maskz_sqrt_ps(0xffff, (__m512)v); }
+BIMT_INLINE Full<double> square_root(Full<double> v) { return (Full<double>)_mm512_maskz_sqrt_pd(0xff, (__m512d)v); }
+#elif defined(__AVX2__)
+BIMT_INLINE Full<float> square_root(Full<float> v) { return (Full<float>)_mm256_sqrt_ps((__m256)v); }
+BIMT_INLINE Full<double> square_root(Full<double> v) { return (Full<double>)_mm256_sqrt_pd((__m256d)v); }
+#elif defined(__SSE2__)
+BIMT_INLINE Full<float> square_root(Full<float> v) { return (Full<float>)_mm_sqrt_ps((__m128)v); }
+BIMT_INLINE Full<double> square_root(Full<double> v) { return (Full<double>)_mm_sqrt_pd((__m128d)v); }
+#endif
+
 // Stores past the caches where the CPU can; `to` must then be aligned to the vector. Finish with stream_fence().
 template <class V, class T>
 BIMT_INLINE void stream(T* to, V v) {

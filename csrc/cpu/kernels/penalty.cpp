@@ -1,4 +1,5 @@
-// The connection cost and its gradients. Lengths are made on the fly, one chunk of columns at a time, in L1.
+// The connection cost, its gradients, and the AdamW step that includes it. Lengths are made on the fly, one chunk of
+// columns at a time, in L1.
 
 #include "cpu/kernels.h"
 #include "cpu/simd.h"
@@ -6,7 +7,9 @@
 namespace bimt {
 namespace {
 
-constexpr int64_t kChunk = 512;
+constexpr int64_t kChunk = 1024;
+// Elements by which the sweeps prefetch: a chunk, since making its lengths lets the hardware's prefetchers fall behind.
+constexpr int64_t kAhead = kChunk;
 constexpr int64_t kBlockElements = 1 << 16;
 constexpr int64_t kSerialElements = 1 << 15;
 // Blocks of the backward pass that keep their own partial sums for every column.
@@ -167,6 +170,7 @@ double sweep(const T* w, const T* length, int64_t count, Apply apply) {
   constexpr int kSums = 4, kCount = kLanes<T>;
   V sums[kSums] = {};
   const auto step = [&](int64_t j, V& sum) {
+    prefetch(w + j + kAhead);
     const V weight = load<V>(w + j), l = load<V>(length + j);
     sum += magnitude<T>(weight) * l;
     apply(j, weight, l);
@@ -219,39 +223,121 @@ double penalty_of_block(const Job<T>& job, const Block& block, T step) {
   return total;
 }
 
-template <class T>
-Penalty run_penalty(const PenaltyArgs<T>& args) {
+// Sweeps every block of every term and adds up what `sweep(term index, job, block)` returns, by coefficient.
+template <class T, class Sweep>
+Penalty run_blocks(const PenaltyTerm<T>* terms, int64_t count, int threads, Sweep sweep) {
   int64_t coordinates = 0;
-  for (int64_t i = 0; i < args.count; ++i) coordinates += position_count(args.terms[i]);
+  for (int64_t i = 0; i < count; ++i) coordinates += position_count(terms[i]);
   const Scratch<T> positions(coordinates);
-  const Scratch<Job<T>> jobs(args.count);
-  const Scratch<int64_t> first_block(args.count + 1);
+  const Scratch<Job<T>> jobs(count);
+  const Scratch<int64_t> first_block(count + 1);
   T* next = positions.get();
   int64_t elements = 0;
   first_block[0] = 0;
-  for (int64_t i = 0; i < args.count; ++i) {
-    const Status status = prepare(args.terms[i], next, &jobs[i]);
+  for (int64_t i = 0; i < count; ++i) {
+    const Status status = prepare(terms[i], next, &jobs[i]);
     if (status != Status::kOk) return {status, 0};
-    next += position_count(args.terms[i]);
+    next += position_count(terms[i]);
     elements += jobs[i].weight.rows * jobs[i].weight.cols;
     first_block[i + 1] = first_block[i] + Blocks(jobs[i].weight).count;
   }
-  const int64_t blocks = first_block[args.count];
+  const int64_t blocks = first_block[count];
   const Scratch<double> costs(blocks);
   const auto body = [&](int64_t block, int) {
-    int64_t i = 0, end = args.count;
+    int64_t i = 0, end = count;
     while (end - i > 1) (first_block[(i + end) / 2] <= block ? i : end) = (i + end) / 2;
-    const double coefficient = args.terms[i].coefficient;
-    const T step = static_cast<T>(args.lam * coefficient);
     const Block part = Blocks(jobs[i].weight).at(block - first_block[i], jobs[i].weight);
-    costs[block] = coefficient * with_metric<T>(args.metric, [&](auto metric) {
-                     return penalty_of_block<decltype(metric)>(jobs[i], part, step);
-                   });
+    costs[block] = terms[i].coefficient * sweep(i, jobs[i], part);
   };
-  parallel(elements < kSerialElements ? 1 : args.threads, blocks, body);
+  parallel(elements < kSerialElements ? 1 : threads, blocks, body);
   double total = 0;
   for (int64_t block = 0; block < blocks; ++block) total += costs[block];
   return {Status::kOk, total};
+}
+
+template <class T>
+Penalty run_penalty(const PenaltyArgs<T>& args) {
+  return run_blocks(args.terms, args.count, args.threads, [&](int64_t i, const Job<T>& job, const Block& block) {
+    const T step = static_cast<T>(args.lam * args.terms[i].coefficient);
+    return with_metric<T>(args.metric,
+                          [&](auto metric) { return penalty_of_block<decltype(metric)>(job, block, step); });
+  });
+}
+
+// The constants of one tensor's AdamW step.
+template <class T>
+struct Step {
+  T decay, gain1, beta2, gain2, root_scale, eps, size;
+  T charge;  // of a unit of length: in the gradient, or taken off the weight where the step is proximal
+};
+
+template <bool Proximal, class T>
+struct Update {
+  const Step<T> step;  // a copy, so that the stores below cannot change it and it stays in registers
+  const T* grad;
+  T *weight, *exp_avg, *exp_avg_sq;
+
+  template <class V>
+  BIMT_INLINE void operator()(int64_t j, V w, V length) const {
+    prefetch(grad + j + kAhead);
+    prefetch(exp_avg + j + kAhead);
+    prefetch(exp_avg_sq + j + kAhead);
+    V g = load<V>(grad + j), mean = load<V>(exp_avg + j), square = load<V>(exp_avg_sq + j);
+    const V charge = length * step.charge;
+    if (!Proximal) g += w > 0 ? charge : (w < 0 ? -charge : V{});
+    mean += (g - mean) * step.gain1;
+    square = square * step.beta2 + g * g * step.gain2;
+    V p = w * step.decay - mean * step.size / (square_root(square) * step.root_scale + step.eps);
+    if (Proximal) {
+      const V kept = magnitude<T>(p) - charge;
+      p = kept > 0 ? (p > 0 ? kept : -kept) : (kept <= 0 ? V{} : p);  // NaN stays
+    }
+    store(exp_avg + j, mean);
+    store(exp_avg_sq + j, square);
+    store(weight + j, p);
+  }
+};
+
+template <class Metric, class T>
+double adamw_of_block(const Job<T>& job, const Block& block, const Step<T>& step, const Moments<T>& moments,
+                      bool proximal) {
+  alignas(64) T length[kChunk];
+  const bool same_length = job.dim == 0;
+  if (same_length) lengths<Metric>(job, 0, 0, kChunk, job.scale, job.base, length);
+  double total = 0;
+  for (int64_t row = block.row_begin; row < block.row_end; ++row) {
+    for (int64_t col = block.col_begin; col < block.col_end; col += kChunk) {
+      const int64_t count = smaller(kChunk, block.col_end - col);
+      if (!same_length) lengths<Metric>(job, row, col, count, job.scale, job.base, length);
+      // The moments have the strides of the weight, so one offset serves all.
+      const int64_t offset = row * job.weight.row_stride + col;
+      T* const w = const_cast<T*>(job.weight.data) + offset;
+      const T* const grad = job.grad.data + offset;
+      T *const mean = moments.exp_avg + offset, *const square = moments.exp_avg_sq + offset;
+      total += proximal ? sweep(w, length, count, Update<true, T>{step, grad, w, mean, square})
+                        : sweep(w, length, count, Update<false, T>{step, grad, w, mean, square});
+    }
+  }
+  return total;
+}
+
+template <class T>
+Penalty run_adamw(const AdamWArgs<T>& args) {
+  return run_blocks(args.terms, args.count, args.threads, [&](int64_t i, const Job<T>& job, const Block& block) {
+    const Moments<T>& moments = args.moments[i];
+    const double charge = args.lam * args.terms[i].coefficient * (args.proximal ? args.lr : 1);
+    const Step<T> step = {T(1 - args.lr * args.weight_decay),
+                          T(1 - args.beta1),
+                          T(args.beta2),
+                          T(1 - args.beta2),
+                          T(1 / __builtin_sqrt(moments.correction2)),
+                          T(args.eps),
+                          T(args.lr / moments.correction1),
+                          T(charge)};
+    return with_metric<T>(args.metric, [&](auto metric) {
+      return adamw_of_block<decltype(metric)>(job, block, step, moments, args.proximal);
+    });
+  });
 }
 
 // Adds up sum |w| * slope for one coordinate of one row, into the row's own sum and into the columns' partial sums.
@@ -341,6 +427,16 @@ Penalty penalty<BIMT_ISA, float>(const PenaltyArgs<float>& args) {
 template <>
 Penalty penalty<BIMT_ISA, double>(const PenaltyArgs<double>& args) {
   return run_penalty(args);
+}
+
+template <>
+Penalty adamw<BIMT_ISA, float>(const AdamWArgs<float>& args) {
+  return run_adamw(args);
+}
+
+template <>
+Penalty adamw<BIMT_ISA, double>(const AdamWArgs<double>& args) {
+  return run_adamw(args);
 }
 
 template <>

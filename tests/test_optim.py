@@ -1,0 +1,231 @@
+"""bf.optim.AdamW against torch's on loss + lam * cost, its options, and what it shares with torch."""
+
+import copy
+
+import inputs
+import pytest
+import torch
+from torch import nn
+
+import bimt_fast as bf
+
+
+@pytest.fixture
+def data():
+    g = inputs.generator("data", 0)
+    return torch.randn(20, 5, generator=g, dtype=torch.float64), torch.randn(20, 3, generator=g, dtype=torch.float64)
+
+
+def model(**settings):
+    return inputs.mlp(5, 33, 17, 3, **settings)
+
+
+def loss_of(network, data):
+    x, y = (t.to(next(network.parameters())) for t in data)
+    return (network(x) - y).pow(2).mean()
+
+
+def steps(network, optimizer, data, count, penalty=None):
+    for _ in range(count):
+        optimizer.zero_grad()
+        loss = loss_of(network, data)
+        (loss if penalty is None else loss + penalty(network)).backward()
+        optimizer.step()
+
+
+def assert_same(a, b, **tolerance):
+    for p, q in zip(a.parameters(), b.parameters(), strict=True):
+        torch.testing.assert_close(p, q, **tolerance)
+
+
+EXACT = {"rtol": 1e-10, "atol": 1e-12}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("distance_scale", [None, 0.0])
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_equals_torch_with_the_penalty_in_the_loss(bias, distance_scale, reduction, data, backend):
+    ours, theirs = model(reduction=reduction), model(reduction=reduction)
+    settings = {"lr": 1e-2, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1}
+    penalty = {"bias": bias, "distance_scale": distance_scale}
+    steps(ours, bf.optim.AdamW(ours.wiring, lam=1e-2, **penalty, **settings), data, 20)
+    charge = lambda network: 1e-2 * network.wiring.cost(**penalty)  # noqa: E731
+    steps(theirs, torch.optim.AdamW(theirs.parameters(), **settings), data, 20, charge)
+    assert_same(ours, theirs, **EXACT)
+
+
+def test_without_penalty_is_torch_in_float32(data):
+    ours, theirs = model(dtype=torch.float32), model(dtype=torch.float32)
+    steps(ours, bf.optim.AdamW(ours.wiring, lr=1e-2, weight_decay=0.1, lam=0.0), data, 30)
+    steps(theirs, torch.optim.AdamW(theirs.parameters(), lr=1e-2, weight_decay=0.1), data, 30)
+    assert_same(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_grad_is_not_changed_and_cost_is_reported(data):
+    network = model()
+    optimizer = bf.optim.AdamW(network.wiring, lam=1.0)
+    assert optimizer.cost is None
+    loss_of(network, data).backward()
+    before, cost = [p.grad.clone() for p in network.parameters()], network.wiring.cost().item()
+    optimizer.step()
+    assert optimizer.cost.item() == pytest.approx(cost, rel=1e-12)
+    for p, grad in zip(network.parameters(), before, strict=True):
+        assert torch.equal(p.grad, grad)
+
+
+def test_uncharged_parameters_get_plain_adamw(data):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(5, 6, dtype=torch.float64), nn.Linear(6, 3, dtype=torch.float64)
+            self.kernel = nn.Parameter(torch.linspace(0.1, 2, 3, dtype=torch.float64).reshape(1, 1, 3))
+
+        def forward(self, x):
+            return self.last(self.first(x).tanh()) * self.kernel[0]
+
+    ours = Scaled()
+    theirs = copy.deepcopy(ours)
+    wiring = bf.Wiring(
+        ours,
+        {"in": bf.geometry.line(5), "h": bf.geometry.line(6)},
+        {"first.weight": ("h", "in"), "first.bias": ("h",)},
+    )
+    optimizer = bf.optim.AdamW(wiring, lr=1e-2, lam=0.5)
+    steps(ours, optimizer, data, 10)
+    steps(theirs, torch.optim.AdamW(theirs.parameters(), lr=1e-2, weight_decay=0), data, 1)
+    fresh = Scaled()
+    fresh.load_state_dict(theirs.state_dict())
+    assert torch.isfinite(ours.kernel).all() and not torch.equal(ours.first.weight, theirs.first.weight)
+    one = copy.deepcopy(fresh)
+    two = copy.deepcopy(fresh)
+    free = bf.Wiring(one, wiring._slots, wiring.axes, unpenalised=wiring.axes)
+    steps(one, bf.optim.AdamW(free, lr=1e-2, lam=0.5), data, 5)
+    steps(two, torch.optim.AdamW(two.parameters(), lr=1e-2, weight_decay=0), data, 5)
+    assert_same(one, two, **EXACT)
+
+
+def test_proximal_shrinks_to_exact_zeros(data, backend):
+    ours, plain = model(), model()
+    optimizer = bf.optim.AdamW(ours.wiring, lr=1e-2, lam=3.0, proximal=True)
+    steps(ours, optimizer, data, 1)
+    steps(plain, torch.optim.AdamW(plain.parameters(), lr=1e-2, weight_decay=0), data, 1)
+    w, name = plain.layers[1].weight.detach(), "layers.1.weight"
+    lengths = 0.1 + bf.geometry.distances(
+        *(ours.wiring.neuron_positions(g).double() for g in ours.wiring.connections[name])
+    )
+    expected = w.sign() * (w.abs() - 1e-2 * 3.0 * lengths).clamp(min=0)
+    torch.testing.assert_close(ours.layers[1].weight.detach(), expected, **EXACT)
+    steps(ours, optimizer, data, 60)
+    assert (ours.layers[1].weight == 0).sum() > 50
+
+
+def test_state_follows_relocation_by_itself(data):
+    moved, still = model(), model()
+    optimizers = [bf.optim.AdamW(network.wiring, lr=1e-2, lam=0.0) for network in (moved, still)]
+    for network, optimizer in zip((moved, still), optimizers, strict=True):
+        steps(network, optimizer, data, 5)
+    assert moved.wiring.relocate("matching").swaps > 0
+    for network, optimizer in zip((moved, still), optimizers, strict=True):
+        steps(network, optimizer, data, 5)
+    torch.testing.assert_close(loss_of(moved, data), loss_of(still, data), **EXACT)
+
+
+def test_state_dicts_pass_between_ours_and_torch(data):
+    ours, theirs = model(), model()
+    mine = bf.optim.AdamW(ours.wiring, lr=1e-2, lam=0.3, bias=False)
+    other = torch.optim.AdamW(theirs.parameters(), lr=1e-2, weight_decay=0.0)
+    steps(theirs, other, data, 4)
+    ours.load_state_dict(theirs.state_dict())
+    mine.load_state_dict(copy.deepcopy(other.state_dict()))  # torch keeps the very tensors it is given
+    assert mine.param_groups[0]["lam"] == 0.3 and mine.param_groups[0]["bias"] is False
+    mine.param_groups[0]["lam"] = 0.0
+    back = torch.optim.AdamW(theirs.parameters(), lr=5.0)
+    back.load_state_dict(copy.deepcopy(mine.state_dict()))
+    steps(ours, mine, data, 4)
+    steps(theirs, back, data, 4)
+    assert_same(ours, theirs, **EXACT)
+    again = bf.optim.AdamW(ours.wiring, lam=0.1)
+    again.load_state_dict(mine.state_dict())
+    assert again.param_groups[0]["lam"] == 0.0
+
+
+def test_groups_schedulers_and_closures(data):
+    network = model()
+    layers = network.layers
+    groups = [
+        {"params": layers[0].parameters(), "lr": 0.0, "lam": 0.0},
+        {"params": [*layers[1].parameters(), *layers[2].parameters()], "weight_decay": 0.5},
+    ]
+    optimizer = bf.optim.AdamW(network.wiring, groups, lr=1e-2)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.1)
+    first = layers[0].weight.detach().clone()
+
+    def closure():
+        optimizer.zero_grad()
+        loss = loss_of(network, data)
+        loss.backward()
+        return loss
+
+    loss = optimizer.step(closure)
+    scheduler.step()
+    assert loss.requires_grad and torch.equal(layers[0].weight, first)
+    assert optimizer.param_groups[1]["lr"] == pytest.approx(1e-3)
+
+
+def test_grad_scaler(data):
+    scaled, plain = model(dtype=torch.float32), model(dtype=torch.float32)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    optimizer = bf.optim.AdamW(scaled.wiring, lr=1e-2, lam=0.1)
+    steps(plain, bf.optim.AdamW(plain.wiring, lr=1e-2, lam=0.1), data, 1)
+    scaler.scale(loss_of(scaled, data)).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert_same(scaled, plain, rtol=1e-5, atol=1e-6)
+    before = [p.detach().clone() for p in scaled.parameters()]
+    scaled.layers[0].weight.grad[0, 0] = float("inf")
+    scaler.step(optimizer)
+    assert all(torch.equal(p, old) for p, old in zip(scaled.parameters(), before, strict=True))
+
+
+def test_layouts_that_differ(data):
+    """Gradients of other strides than their weights, and weights that are transposed."""
+    one, two = model(), model()
+    for network in (one, two):
+        network.layers[1].weight.data = network.layers[1].weight.data.T.contiguous().T
+        loss_of(network, data).backward()
+    one.layers[0].weight.grad = one.layers[0].weight.grad.T.contiguous().T
+    bf.optim.AdamW(one.wiring, lr=1e-2).step()
+    with bf.backend("reference"):
+        bf.optim.AdamW(two.wiring, lr=1e-2).step()
+    assert_same(one, two, **EXACT)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"lr": -1.0}, ValueError),
+        ({"eps": float("nan")}, ValueError),
+        ({"lam": -0.1}, ValueError),
+        ({"weight_decay": float("inf")}, ValueError),
+        ({"betas": (0.9, 1.0)}, ValueError),
+        ({"betas": (0.9,)}, ValueError),
+        ({"distance_scale": -1.0}, ValueError),
+    ],
+)
+def test_bad_settings(settings, error, data):
+    network = model()
+    with pytest.raises(error, match=next(iter(settings))):
+        optimizer = bf.optim.AdamW(network.wiring, **settings)
+        steps(network, optimizer, data, 1)
+
+
+def test_other_bad_input(data):
+    network = model()
+    with pytest.raises(TypeError, match="wiring"):
+        bf.optim.AdamW(network)
+    optimizer = bf.optim.AdamW(network.wiring)
+    optimizer.param_groups[0]["amsgrad"] = True
+    before = [p.detach().clone() for p in network.parameters()]
+    with pytest.raises(ValueError, match="amsgrad"):
+        steps(network, optimizer, data, 1)
+    assert all(torch.equal(p, old) for p, old in zip(network.parameters(), before, strict=True))
