@@ -233,20 +233,30 @@ def _adamw_check(weights, grads, exp_avgs, exp_avg_sqs, steps, out_pos, in_pos, 
     metric_row(metric)
     if not weights:
         raise ValueError("weights must hold at least one tensor, was empty")
-    lists = {"grads": grads, "exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs}
-    for name, tensors in lists.items():
-        for weight, tensor in zip(weights, tensors, strict=True):
-            if tensor.shape != weight.shape or tensor.dtype != weight.dtype or tensor.layout != torch.strided:
-                check_float(name, tensor)
-                check_shape(name, tensor, *weight.shape)
-            if tensor.dtype != weight.dtype or tensor.device != weight.device:
-                check_like(name, tensor, "weights", weight)
     like = weights[0]
-    for weight, x, y, coefficient in zip(weights, out_pos, in_pos, coefficients, strict=True):
+    for weight, x, y, coefficient, *states in zip(
+        weights, out_pos, in_pos, coefficients, grads, exp_avgs, exp_avg_sqs, strict=True
+    ):
+        charged = coefficient and weight.dim() == 2
+        if _adamw_fits(weight, states, like) and (not charged or _add_grad_fits(weight, states[0], x, y, like)):
+            continue  # the checks below say what is wrong, and take ten times as long
         check_float("weights", weight)
         check_like("weights", weight, "weights[0]", like)
-        if coefficient and weight.dim() == 2 and not _add_grad_fits(weight, weight, x, y, like):
+        for name, state in zip(("grads", "exp_avgs", "exp_avg_sqs"), states, strict=True):
+            check_float(name, state)
+            check_shape(name, state, *weight.shape)
+            check_like(name, state, "weights", weight)
+        if charged:
             check_connection(weight, x, y, metric)
+
+
+def _adamw_fits(weight, states, like):
+    dtype, device, shape = like.dtype, like.device, weight.shape
+    if dtype not in _DTYPES or weight.dtype != dtype or weight.device != device:
+        return False
+    return all(
+        s.dtype == dtype and s.shape == shape and s.device == device and s.layout == torch.strided for s in states
+    )
 
 
 def _adamw(*arguments):

@@ -43,6 +43,11 @@ def relocate(wiring: Wiring, top_k: int | None = None, groups: Iterable[str] | N
     return swaps
 
 
+def cost(wiring: Wiring, bias: bool = True) -> Tensor:
+    """wiring.cost() in plain differentiable PyTorch, as the published notebooks write it."""
+    return _Network(wiring).cost(bias)
+
+
 class _Network:
     """The tensors of a wiring by slot, as the published classes hold them, with in-place swaps of two slots."""
 
@@ -54,16 +59,16 @@ class _Network:
         self.settings = [wiring.settings(name) for name in wiring.axes]
         self.neuron_positions = {g: wiring.neuron_positions(g).clone() for g in wiring.groups}
 
-    def cost(self) -> Tensor:
+    def cost(self, bias: bool = True) -> Tensor:
         """The cost of the whole network, from scratch."""
         total = torch.zeros(())
         for (tensor, axes), (coefficient, scale, base) in zip(self.tensors, self.settings, strict=True):
             if len(axes) == 2:
                 x, y = (self.neuron_positions[g] for g in axes)
-                cost = (tensor.abs() * (base + scale * reference.distances(x, y, self.wiring.metric))).sum()
-            else:
-                cost = base * tensor.abs().sum()
-            total = total + coefficient * cost
+                distance = reference.distances(x, y, self.wiring.metric)
+                total = total + coefficient * (tensor.abs() * (base + scale * distance)).sum()
+            elif bias:
+                total = total + coefficient * base * tensor.abs().sum()
         return total
 
     def importance(self, group: str) -> Tensor:
