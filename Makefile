@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 NATIVE := $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/*.h csrc/cpu/*.cpp csrc/cpu/kernels/*.cpp)
 
-.PHONY: all demo test bench experiments lint format clean
+.PHONY: all demo test bench bench-compare experiments lint format clean
 
 all: $(READY)
 
@@ -26,6 +26,9 @@ experiments: $(READY)
 
 bench: $(READY)
 	$(RUN) benchmarks/run.py
+
+bench-compare: $(READY)
+	$(RUN) benchmarks/compare.py $(REV)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
