@@ -44,6 +44,14 @@ auto with_dtype(int dtype, F f) {
   throw py::value_error("no dtype has the code " + std::to_string(dtype));
 }
 
+// The same for the dtypes in which weights may be stored.
+template <class F>
+auto with_storage(int dtype, F f) {
+  if (dtype == 2) return f(BFloat16());
+  if (dtype == 3) return f(Float16());
+  return with_dtype(dtype, f);
+}
+
 void check_metric(int metric) {
   if (metric < 0 || metric >= kMetricCount) throw py::value_error("no metric has the code " + std::to_string(metric));
 }
@@ -65,6 +73,14 @@ void check(Status status, const char* out_pos = "out_pos", const char* in_pos = 
       throw py::value_error("flow must be finite");
     case Status::kDistance:
       throw py::value_error("distance must be finite");
+    case Status::kOutBall:
+      throw py::value_error(std::string(out_pos) + " must lie inside the unit ball");
+    case Status::kInBall:
+      throw py::value_error(std::string(in_pos) + " must lie inside the unit ball");
+    case Status::kOutIndex:
+      throw py::value_error(std::string(out_pos) + " must hold indices of rows of the table");
+    case Status::kInIndex:
+      throw py::value_error(std::string(in_pos) + " must hold indices of rows of the table");
   }
 }
 
@@ -111,28 +127,31 @@ T* pointer(intptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-template <class T>
-PenaltyTerm<T> penalty_term(py::handle description) {
+template <class S>
+PenaltyTerm<S> penalty_term(py::handle description) {
   Fields fields(description);
-  PenaltyTerm<T> term;
-  term.weight = fields.matrix<const T>();
-  term.grad = fields.matrix<T>();
-  term.out_pos = fields.matrix<const T>();
-  term.in_pos = fields.matrix<const T>();
+  PenaltyTerm<S> term;
+  term.weight = fields.matrix<const S>();
+  term.grad = fields.matrix<S>();
+  term.out_pos = fields.matrix<const Compute<S>>();
+  term.in_pos = fields.matrix<const Compute<S>>();
   term.coefficient = fields.real();
   term.distance_scale = fields.real();
   term.base_length = fields.real();
   return term;
 }
 
-double bind_penalty(int dtype, const py::list& descriptions, int metric, double lam, int threads) {
+double bind_penalty(int dtype, const py::list& descriptions, int metric, const py::tuple& table, double lam,
+                    int threads) {
   check_metric(metric);
-  return with_dtype(dtype, [&](auto zero) {
-    using T = decltype(zero);
-    std::vector<PenaltyTerm<T>> terms;
+  return with_storage(dtype, [&](auto zero) {
+    using S = decltype(zero);
+    std::vector<PenaltyTerm<S>> terms;
     terms.reserve(descriptions.size());
-    for (py::handle description : descriptions) terms.push_back(penalty_term<T>(description));
-    const PenaltyArgs<T> args = {terms.data(), static_cast<int64_t>(terms.size()), metric, lam, threads};
+    for (py::handle description : descriptions) terms.push_back(penalty_term<S>(description));
+    const PenaltyArgs<S> args = {terms.data(), static_cast<int64_t>(terms.size()),
+                                 metric,       Fields(table).matrix<const Compute<S>>(),
+                                 lam,          threads};
     const Penalty result = [&] {
       const py::gil_scoped_release release;
       return with_instruction_set([&](auto isa) { return penalty<decltype(isa)>(args); });
@@ -143,12 +162,18 @@ double bind_penalty(int dtype, const py::list& descriptions, int metric, double 
 }
 
 void bind_penalty_backward(int dtype, const py::tuple& description, intptr_t out_pos_grad, intptr_t in_pos_grad,
-                           double grad, int metric, int threads) {
+                           double grad, int metric, const py::tuple& table, int threads) {
   check_metric(metric);
-  with_dtype(dtype, [&](auto zero) {
-    using T = decltype(zero);
-    const PenaltyBackwardArgs<T> args = {
-        penalty_term<T>(description), pointer<T>(out_pos_grad), pointer<T>(in_pos_grad), grad, metric, threads};
+  with_storage(dtype, [&](auto zero) {
+    using S = decltype(zero);
+    using T = Compute<S>;
+    const PenaltyBackwardArgs<S> args = {penalty_term<S>(description),
+                                         pointer<T>(out_pos_grad),
+                                         pointer<T>(in_pos_grad),
+                                         grad,
+                                         metric,
+                                         Fields(table).matrix<const T>(),
+                                         threads};
     const Status status = [&] {
       const py::gil_scoped_release release;
       return with_instruction_set([&](auto isa) { return penalty_backward<decltype(isa)>(args); });

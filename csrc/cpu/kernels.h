@@ -22,23 +22,48 @@ struct Matrix {
   Matrix transposed() const { return {data, cols, rows, col_stride, row_stride}; }
 };
 
-// Which argument held NaN or infinity where that is refused.
-enum class Status { kOk, kOutPos, kInPos, kWeights, kCost, kFlow, kDistance };
+// How weights and gradients may be stored; kernels compute in Compute<S>.
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
+
+template <class S>
+struct ComputeOf {
+  using Type = S;
+};
+template <>
+struct ComputeOf<BFloat16> {
+  using Type = float;
+};
+template <>
+struct ComputeOf<Float16> {
+  using Type = float;
+};
+template <class S>
+using Compute = typename ComputeOf<S>::Type;
+
+// Which argument held NaN or infinity where that is refused; which positions were outside the unit ball where the
+// metric has no other points, or no rows of the table.
+enum class Status { kOk, kOutPos, kInPos, kWeights, kCost, kFlow, kDistance, kOutBall, kInBall, kOutIndex, kInIndex };
 
 // One tensor in the penalty coefficient * sum |weight| * (base_length + distance_scale * d(out_pos, in_pos)).
-template <class T>
+template <class S>
 struct PenaltyTerm {
-  Matrix<const T> weight;
-  Matrix<T> grad;  // null where only the cost is wanted
-  Matrix<const T> out_pos, in_pos;
+  Matrix<const S> weight;
+  Matrix<S> grad;                            // null where only the cost is wanted
+  Matrix<const Compute<S>> out_pos, in_pos;  // (rows, dim) and (cols, dim); for a table the indices, as one coordinate
   double coefficient, distance_scale, base_length;
 };
 
-template <class T>
+template <class S>
 struct PenaltyArgs {
-  const PenaltyTerm<T>* terms;
+  const PenaltyTerm<S>* terms;
   int64_t count;
   int metric;
+  Matrix<const Compute<S>> table;  // of kTable: d(out, in) at [out index, in index]
   double lam;
   int threads;
 };
@@ -49,21 +74,22 @@ struct Penalty {
 };
 
 // grad += lam * d cost / d weight for every term, and the cost of all. Nothing is written unless the status is kOk.
-template <class Isa, class T>
-Penalty penalty(const PenaltyArgs<T>& args);
+template <class Isa, class S>
+Penalty penalty(const PenaltyArgs<S>& args);
 
-template <class T>
+template <class S>
 struct PenaltyBackwardArgs {
-  PenaltyTerm<T> term;  // its grad, written rather than added to, may be null
-  T* out_pos_grad;      // (rows, dim) contiguous, or null
-  T* in_pos_grad;       // (cols, dim) contiguous, or null
+  PenaltyTerm<S> term;       // its grad, written rather than added to, may be null
+  Compute<S>* out_pos_grad;  // (rows, dim) contiguous, or null
+  Compute<S>* in_pos_grad;   // (cols, dim) contiguous, or null
   double grad;
   int metric;
+  Matrix<const Compute<S>> table;
   int threads;
 };
 
-template <class Isa, class T>
-Status penalty_backward(const PenaltyBackwardArgs<T>& args);
+template <class Isa, class S>
+Status penalty_backward(const PenaltyBackwardArgs<S>& args);
 
 // The neurons that are to be placed along one axis of a weight, their peers along the other.
 template <class T>
