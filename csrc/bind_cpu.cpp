@@ -182,32 +182,36 @@ void bind_penalty_backward(int dtype, const py::tuple& description, intptr_t out
   });
 }
 
-// parts: tuples (weight with neurons as rows, peer positions, coefficient).
-void bind_placement_cost(int dtype, const py::tuple& slots, const py::list& descriptions, intptr_t cost, int threads) {
-  with_dtype(dtype, [&](auto zero) {
-    using T = decltype(zero);
+// parts: tuples (weight with neurons as rows, peer positions, coefficient), the incoming ones first.
+void bind_placement_cost(int dtype, const py::tuple& slots, const py::list& descriptions, int64_t incoming, int metric,
+                         const py::tuple& table, intptr_t cost, int threads) {
+  check_metric(metric);
+  with_storage(dtype, [&](auto zero) {
+    using S = decltype(zero);
+    using T = Compute<S>;
     const Matrix<const T> slot_matrix = Fields(slots).matrix<const T>();
-    std::vector<PlacementPart<T>> parts;
+    const Matrix<const T> table_matrix = Fields(table).matrix<const T>();
+    std::vector<PlacementPart<S>> parts;
     std::vector<Matrix<const T>> peers;
     for (py::handle description : descriptions) {
       Fields fields(description);
-      const Matrix<const T> weight = fields.matrix<const T>();
+      const Matrix<const S> weight = fields.matrix<const S>();
       peers.push_back(fields.matrix<const T>());
       parts.push_back({weight.data, weight.cols, weight.row_stride, weight.col_stride, fields.real()});
     }
+    const int64_t count = static_cast<int64_t>(parts.size());
     const Status status = [&] {
       const py::gil_scoped_release release;
-      const PlacementPlan plan = plan_placement(slot_matrix, peers);
+      if (!is_separable(metric)) {
+        const PlacementProductArgs<S> args = {slot_matrix, parts.data(), peers.data(),     count,  incoming,
+                                              metric,      table_matrix, pointer<T>(cost), threads};
+        return with_instruction_set([&](auto isa) { return placement_product<decltype(isa)>(args); });
+      }
+      const PlacementPlan plan = plan_placement(slot_matrix, peers, metric);
       if (plan.status != Status::kOk) return plan.status;
-      const PlacementArgs<T> args = {slot_matrix.rows,
-                                     parts.data(),
-                                     static_cast<int64_t>(parts.size()),
-                                     plan.views.data(),
-                                     static_cast<int64_t>(plan.views.size()),
-                                     plan.slot_order.data(),
-                                     plan.crowded,
-                                     pointer<T>(cost),
-                                     threads};
+      const PlacementArgs<S> args = {
+          slot_matrix.rows,       parts.data(), count,  plan.views.data(), static_cast<int64_t>(plan.views.size()),
+          plan.slot_order.data(), plan.crowded, metric, pointer<T>(cost),  threads};
       return with_instruction_set([&](auto isa) { return placement_cost<decltype(isa)>(args); });
     }();
     check(status, "slots", "peers");

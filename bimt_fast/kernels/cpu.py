@@ -7,7 +7,6 @@ import torch  # before _cpu, which uses the OpenMP runtime that torch brings
 from torch import Tensor
 
 from ..geometry import TABLE, TABLE_CODE, metric_row
-from . import reference
 from .reference import placement_cost_backward, swap_deltas_backward, widened
 
 try:
@@ -139,15 +138,17 @@ def placement_cost(
     coefficients: list[float],
     table: Tensor | None = None,
 ) -> Tensor:  # (n, n), with the strides of a transpose
-    if metric != "l1" or any(w.dtype not in (torch.float32, torch.float64) for w in weights):
-        return reference.placement_cost(slots, weights, peers, incoming, metric, coefficients, table)
-    dtype = weights[0].dtype if weights else slots.dtype
+    dtype = weights[0].dtype if weights else slots.dtype if table is None else table.dtype
+    coordinates = [_coordinates(y, table) for y in peers]  # kept alive during the call
+    slots = _coordinates(slots, table)
     parts = [
         (*_matrix(w if k < incoming else w.T), *_matrix(y), coefficient)
-        for k, (w, y, coefficient) in enumerate(zip(weights, peers, coefficients, strict=True))
+        for k, (w, y, coefficient) in enumerate(zip(weights, coordinates, coefficients, strict=True))
     ]
-    by_slot = _empty((slots.shape[0], slots.shape[0]), dtype)
-    _cpu.placement_cost(_DTYPES[dtype], _matrix(slots), parts, by_slot.data_ptr(), _threads())
+    by_slot = _empty((slots.shape[0], slots.shape[0]), slots.dtype)
+    _cpu.placement_cost(
+        _DTYPES[dtype], _matrix(slots), parts, incoming, *_metric(metric, table), by_slot.data_ptr(), _threads()
+    )
     return by_slot.T
 
 

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "metric.h"
+
 namespace bimt {
 
 struct baseline {};
@@ -92,9 +94,9 @@ template <class Isa, class S>
 Status penalty_backward(const PenaltyBackwardArgs<S>& args);
 
 // The neurons that are to be placed along one axis of a weight, their peers along the other.
-template <class T>
+template <class S>
 struct PlacementPart {
-  const T* weight;
+  const S* weight;
   int64_t peers;
   int64_t neuron_stride, peer_stride;
   double coefficient;
@@ -110,22 +112,45 @@ struct PlacementAxis {
   const int32_t* place_of_slot;
 };
 
-template <class T>
+template <class S>
 struct PlacementArgs {
   int64_t n;
-  const PlacementPart<T>* parts;
+  const PlacementPart<S>* parts;
   int64_t part_count;
   const PlacementAxis* axes;
   int64_t dim;
   const int32_t* slot_order;  // slots by their place on the last axis
   bool crowded;               // many peers share a knot: sum them in double
-  T* cost;                    // (slots, neurons) contiguous
+  int metric;                 // a separable one
+  Compute<S>* cost;           // (slots, neurons) contiguous
   int threads;
 };
 
-// Placement cost for the L1 metric, slots as rows.
-template <class Isa, class T>
-Status placement_cost(const PlacementArgs<T>& args);
+// Metrics whose distance is a sum over coordinates of piecewise linear or quadratic functions.
+constexpr bool is_separable(int metric) {
+  return metric == int(MetricCode::kL1) || metric == int(MetricCode::kTorusL1) || metric == int(MetricCode::kSql2);
+}
+
+// Placement cost for separable metrics, slots as rows.
+template <class Isa, class S>
+Status placement_cost(const PlacementArgs<S>& args);
+
+template <class S>
+struct PlacementProductArgs {
+  Matrix<const Compute<S>> slots;
+  const PlacementPart<S>* parts;
+  const Matrix<const Compute<S>>* peers;  // positions, one matrix a part
+  int64_t part_count;
+  int64_t incoming;  // parts in which the slots are rows of the table, peers its columns; in the others vice versa
+  int metric;
+  Matrix<const Compute<S>> table;
+  Compute<S>* cost;  // (slots, neurons) contiguous
+  int threads;
+};
+
+// Placement cost for any metric: a matrix product in tiles, whose distances are made on the fly.
+template <class Isa, class S>
+Status placement_product(const PlacementProductArgs<S>& args);
 
 template <class T>
 struct SwapArgs {
