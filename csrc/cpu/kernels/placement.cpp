@@ -76,16 +76,37 @@ void gather_tile(const S* weight, const PlacementPart<S>& part, int64_t peers, i
   }
 }
 
-template <class T>
-void transpose_tile(const T* weight, int64_t neuron_stride, Tile<T>* tile) {
+template <class V, class T>
+BIMT_INLINE V load_widened(const T* from) {
+  return load<V>(from);
+}
+
+template <class V>
+BIMT_INLINE V load_widened(const BFloat16* from) {
+  V wide;
+  BIMT_UNROLL
+  for (int i = 0; i < kLanes<float>; ++i) wide[i] = widened(from[i]);
+  return wide;
+}
+
+template <class V>
+BIMT_INLINE V load_widened(const Float16* from) {
+  V wide;
+  BIMT_UNROLL
+  for (int i = 0; i < kLanes<float>; ++i) wide[i] = widened(from[i]);
+  return wide;
+}
+
+template <class S, class T>
+void transpose_tile(const S* weight, int64_t neuron_stride, Tile<T>* tile) {
   BIMT_UNROLL
   for (int group = 0; group < kRows<T>; ++group) {
     Full<T> rows[kLanes<T>];
     BIMT_UNROLL
     for (int i = 0; i < kLanes<T>; ++i) {
-      const T* const row = weight + (group * kLanes<T> + i) * neuron_stride;
+      const S* const row = weight + (group * kLanes<T> + i) * neuron_stride;
       prefetch(row + kPrefetchColumns);
-      rows[i] = load<Full<T>>(row);
+      rows[i] = load_widened<Full<T>>(row);
     }
     transpose<T>(rows);
     BIMT_UNROLL
@@ -156,10 +177,8 @@ class BlockPlacement {
   }
 
   void fill(Tile<T>* tile, const S* from, const PlacementPart<S>& part, int64_t peers) {
-    if constexpr (!kNarrow<S>) {
-      if (neurons_ == kNeurons && part.peer_stride == 1 && peers == kLanes<T>) {
-        return transpose_tile(from, part.neuron_stride, tile);
-      }
+    if (neurons_ == kNeurons && part.peer_stride == 1 && peers == kLanes<T>) {
+      return transpose_tile(from, part.neuron_stride, tile);
     }
     gather_tile(from, part, peers, neurons_, tile);
   }
