@@ -5,12 +5,14 @@ groups; |W[o, i]| is charged the length of its connection. Sources: Liu, Gan, Te
 (arXiv 2305.08746), equations of section 2; Koopmans and Beckmann 1957 for the quadratic assignment form.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from . import ops
+from .geometry import TABLE
 
 Pairs = Sequence[tuple[Tensor, Tensor]]
 
@@ -20,33 +22,43 @@ def connection_cost(
     out_pos: Tensor,
     in_pos: Tensor,
     *,
-    metric: str = "l1",
+    metric: str | Tensor = "l1",
     distance_scale: float = 1.0,
     base_length: float = 0.1,
 ) -> Tensor:
     """The BIMT penalty of one connection: sum |W[o, i]| * (base_length + distance_scale * d(out_pos[o], in_pos[i])).
 
-    Differentiable in weight and both positions, with subgradient sign(0) = 0. NaN in the weight passes through.
+    Differentiable in weight and both positions, with subgradient sign(0) = 0: no length changes at distance 0, nor
+    where the coordinates of a torus are half a turn apart; linf shares its derivative equally among coordinates that
+    tie. NaN in the weight passes through.
 
     Args:
-        weight: (n_out, n_in), float32 or float64, any strides.
-        out_pos: (n_out, dim) positions of the rows' neurons, any float dtype (converted to the weight's).
+        weight: (n_out, n_in, ...), float64, float32, bfloat16 or float16, any strides. |W| is summed over trailing axes
+            (the kernel of a convolution).
+        out_pos: (n_out, dim) positions of the rows' neurons, any float dtype (converted to the result's).
         in_pos: (n_in, dim) positions of the columns' neurons, likewise.
-        metric: name in the metric table (bimt_fast.geometry.METRICS).
+        metric: name in the metric table (bimt_fast.geometry.METRICS), or a distance tensor D (P, P), not necessarily
+            symmetric: positions are then int64 indices (n,) into it, and d(out, in) = D[out, in]. D is a constant.
         distance_scale: factor of the distance (weight_factor in the published code).
         base_length: length of a connection between neurons at the same place (l0 in the published code).
 
     Returns:
-        0-d tensor of the weight's dtype.
+        0-d tensor of the weight's dtype, float32 for bfloat16 and float16.
 
     Raises:
-        TypeError: weight or positions are not float tensors.
-        ValueError: a shape does not fit, devices differ, positions are not finite, metric is unknown.
+        TypeError: weight or positions are not float tensors, or positions with a distance tensor are not int64.
+        ValueError: a shape does not fit, devices differ, positions are not finite or (poincare) not inside the unit
+            ball, an index is out of range, metric is unknown.
     """
-    out_pos, in_pos = _positions("out_pos", out_pos, weight), _positions("in_pos", in_pos, weight)
+    metric, table = metric_arguments(metric, weight)
+    out_pos, in_pos = _positions("out_pos", out_pos, weight, table), _positions("in_pos", in_pos, weight, table)
     distance_scale = ops.check_number("distance_scale", distance_scale)
     base_length = ops.check_number("base_length", base_length)
-    return torch.ops.bimt_fast.connection_cost(weight, out_pos, in_pos, metric, distance_scale, base_length)
+    terms = [
+        torch.ops.bimt_fast.connection_cost(w, out_pos, peers, metric, distance_scale, base_length, table)
+        for w, peers in _matrices(weight, in_pos)
+    ]
+    return terms[0] if len(terms) == 1 else torch.stack(terms).sum()
 
 
 def add_grad_(
@@ -56,7 +68,7 @@ def add_grad_(
     in_pos: Tensor,
     *,
     lam: float = 1.0,
-    metric: str = "l1",
+    metric: str | Tensor = "l1",
     distance_scale: float = 1.0,
     base_length: float = 0.1,
 ) -> Tensor:
@@ -66,29 +78,36 @@ def add_grad_(
     `Wiring.add_grad_` does it for all tensors of a model in one call.
 
     Args:
-        weight: (n_out, n_in), float32 or float64.
+        weight: (n_out, n_in, ...), of the dtypes of connection_cost.
         grad: like weight; changed in place.
         out_pos, in_pos, metric, distance_scale, base_length: as in connection_cost.
         lam: strength of the penalty, any sign.
 
     Returns:
-        0-d tensor of the weight's dtype: the cost, without lam.
+        0-d tensor as connection_cost: the cost, without lam.
 
     Raises:
         TypeError, ValueError: as connection_cost, before grad is changed.
     """
-    out_pos, in_pos = _positions("out_pos", out_pos, weight), _positions("in_pos", in_pos, weight)
-    ops.check_connection(weight, out_pos, in_pos, metric)
-    ops.check_float("grad", grad)
-    ops.check_shape("grad", grad, *weight.shape)
-    ops.check_like("grad", grad, "weight", weight)
+    metric, table = metric_arguments(metric, weight)
+    out_pos, in_pos = _positions("out_pos", out_pos, weight, table), _positions("in_pos", in_pos, weight, table)
     lam = ops.check_number("lam", lam)
     distance_scale = ops.check_number("distance_scale", distance_scale)
     base_length = ops.check_number("base_length", base_length)
+    together = _trailing_axes_join(weight) and isinstance(grad, Tensor) and _trailing_axes_join(grad)
+    weights, peers = zip(*_matrices(weight, in_pos, together=together), strict=True)
+    for w, places in zip(weights, peers, strict=True):
+        ops.check_connection(w, out_pos, places, metric, table)
+    ops.check_float("grad", grad)
+    ops.check_shape("grad", grad, *weight.shape)
+    ops.check_like("grad", grad, "weight", weight)
+    grads, _ = zip(*_matrices(grad, in_pos, together=together), strict=True)
+    count = len(weights)
     with torch.no_grad():
         return torch.ops.bimt_fast.add_grad(
-            [weight], [grad], [out_pos], [in_pos], metric, lam, [1.0], [distance_scale], [base_length]
-        )
+            list(weights), list(grads), [out_pos] * count, list(peers), metric, lam,
+            [1.0] * count, [distance_scale] * count, [base_length] * count, table,
+        )  # fmt: skip
 
 
 def placement_cost(
@@ -96,7 +115,7 @@ def placement_cost(
     *,
     incoming: Pairs = (),
     outgoing: Pairs = (),
-    metric: str = "l1",
+    metric: str | Tensor = "l1",
     distance_scale: float = 1.0,
 ) -> Tensor:
     """C[i, p]: what the connections of neuron i would cost, were it in slot p and everything else where it is.
@@ -106,31 +125,42 @@ def placement_cost(
 
     Args:
         slots: (n, dim) positions of the group's slots, any float dtype.
-        incoming: pairs (weight (n, m), peer positions (m, dim)): the group is the out axis.
-        outgoing: pairs (weight (m, n), peer positions (m, dim)): the group is the in axis.
-        metric: name in the metric table.
+        incoming: pairs (weight (n, m, ...), peer positions (m, dim)): the group is the out axis.
+        outgoing: pairs (weight (m, n, ...), peer positions (m, dim)): the group is the in axis.
+        metric: name in the metric table, or a distance tensor: slots and peer positions are then indices into it.
         distance_scale: factor of the distance.
 
     Returns:
-        (n, n) tensor of the weights' dtype (of the slots' where there are none); in memory its columns are
-        contiguous. Differentiable in weights and positions.
+        (n, n) tensor of the weights' dtype (of the slots' or the table's where there are none), float32 for 16-bit
+        ones; in memory its columns are contiguous. Differentiable in weights and positions.
 
     Raises:
         TypeError: a weight or position is not a float tensor, or the weights differ in dtype.
         ValueError: a shape does not fit, devices differ, a value is not finite, metric is unknown.
     """
-    incoming, outgoing = _pairs("incoming", incoming), _pairs("outgoing", outgoing)
-    pairs = [*incoming, *outgoing]
+    sides = _pairs("incoming", incoming), _pairs("outgoing", outgoing)
     distance_scale = ops.check_number("distance_scale", distance_scale)
-    weights = [weight for weight, _ in pairs]
-    like = weights[0] if weights else slots
+    weights = [weight for pairs in sides for weight, _ in pairs]
+    like = weights[0] if weights else metric if isinstance(metric, Tensor) else slots
+    metric, table = metric_arguments(metric, like)
+    slots = _positions("slots", slots, like, table)
+    incoming, outgoing = (
+        [
+            part
+            for weight, peer in pairs
+            for part in _matrices(weight, _positions("peer positions", peer, like, table), peer_axis)
+        ]
+        for pairs, peer_axis in zip(sides, (1, 0), strict=True)
+    )
+    parts = [*incoming, *outgoing]
     return torch.ops.bimt_fast.placement_cost(
-        _positions("slots", slots, like),
-        weights,
-        [_positions("peer positions", peer, like) for _, peer in pairs],
+        slots,
+        [weight for weight, _ in parts],
+        [peers for _, peers in parts],
         len(incoming),
         metric,
-        [distance_scale] * len(pairs),
+        [distance_scale] * len(parts),
+        table,
     )
 
 
@@ -149,13 +179,14 @@ def swap_deltas(
     sum flow[i, j] * distance[a[i], a[j]], for any flow and distance.
 
     Args:
-        cost: (n, n) placement cost, float32 or float64, any strides.
+        cost: (n, n) placement cost, any strides; 16-bit floats are converted to float32.
         assignment: (n,) int64, the slot of each neuron; None: neuron i sits in slot i.
         flow: (n, n) = coefficient * |W| of the recurrent weight, by neuron.
         distance: (n, n) distances between the slots.
 
     Returns:
-        (n, n) tensor of cost's dtype, symmetric, 0 on the diagonal. Differentiable in cost, flow and distance.
+        (n, n) tensor of cost's dtype (float32 for 16-bit ones), symmetric, 0 on the diagonal. Differentiable in cost,
+        flow and distance.
 
     Raises:
         TypeError: not float tensors, or assignment is not int64.
@@ -163,7 +194,7 @@ def swap_deltas(
             only one of flow and distance is given.
     """
     _tensors(cost=cost, assignment=assignment, flow=flow, distance=distance)
-    return torch.ops.bimt_fast.swap_deltas(cost, assignment, flow, distance)
+    return torch.ops.bimt_fast.swap_deltas(*_widened(cost), assignment, *_widened(flow, distance))
 
 
 def best_swaps(
@@ -187,7 +218,7 @@ def best_swaps(
         TypeError, ValueError: as swap_deltas.
     """
     _tensors(cost=cost, assignment=assignment, flow=flow, distance=distance)
-    return torch.ops.bimt_fast.best_swaps(cost, assignment, flow, distance)
+    return torch.ops.bimt_fast.best_swaps(*_widened(cost), assignment, *_widened(flow, distance))
 
 
 def _tensors(**arguments: Tensor | None) -> None:
@@ -196,13 +227,65 @@ def _tensors(**arguments: Tensor | None) -> None:
             raise TypeError(f"{name} must be a tensor, was {type(value).__name__}")
 
 
-def _positions(name: str, positions: Tensor, like: Tensor) -> Tensor:
-    """Positions in the dtype of the weight they go with; the device is left for the ops to compare."""
-    if not isinstance(positions, Tensor) or not positions.is_floating_point():
-        was = positions.dtype if isinstance(positions, Tensor) else type(positions).__name__
-        raise TypeError(f"{name} must be a floating-point tensor, was {was}")
+def metric_arguments(metric: str | Tensor, like: Tensor) -> tuple[str, Tensor | None]:
+    """Name and distance tensor, in the compute dtype of a weight, as the ops take them.
+
+    Raises:
+        TypeError: metric is neither a name nor a float tensor.
+        ValueError: the tensor is not square or not finite.
+    """
+    if not isinstance(metric, Tensor):
+        return metric, None
+    if not metric.is_floating_point():
+        raise TypeError(f"metric must be a name or a floating-point tensor, was {metric.dtype}")
+    if metric.dim() != 2 or metric.shape[0] != metric.shape[1]:
+        raise ValueError(f"metric must be a square tensor (P, P), was {tuple(metric.shape)}")
+    if not torch.compiler.is_compiling() and not metric.isfinite().all():  # data cannot be asked for while tracing
+        raise ValueError("metric must be finite, held NaN or infinity")
     ops.check_float("weight", like)
-    return positions.to(like.dtype)
+    return TABLE, metric.detach().to(ops.COMPUTE_DTYPE[like.dtype])
+
+
+def _positions(name: str, positions: Tensor, like: Tensor, table: Tensor | None) -> Tensor:
+    """Positions in the dtype that goes with a weight; the device is left for the ops to compare."""
+    ops.check_float("weight" if like is not positions else name, like)
+    kind = "a floating-point" if table is None else "an int64"
+    fits = isinstance(positions, Tensor) and (
+        positions.is_floating_point() if table is None else positions.dtype == torch.int64
+    )
+    if not fits:
+        was = positions.dtype if isinstance(positions, Tensor) else type(positions).__name__
+        raise TypeError(f"{name} must be {kind} tensor, was {was}")
+    return positions.to(ops.COMPUTE_DTYPE[like.dtype]) if table is None else positions
+
+
+def _widened(*tensors: Tensor | None) -> Iterator[Tensor | None]:
+    """16-bit costs in float32, all else as it is."""
+    narrow = (torch.bfloat16, torch.float16)
+    return (x.float() if isinstance(x, Tensor) and x.dtype in narrow else x for x in tensors)
+
+
+def _matrices(
+    weight: Tensor, peers: Tensor, peer_axis: int = 1, together: bool | None = None
+) -> list[tuple[Tensor, Tensor]]:
+    """A weight with trailing axes as matrices with their peers, all of them views: one where the memory allows."""
+    if weight.dim() <= 2:
+        return [(weight, peers)]
+    if together is None:
+        together = peer_axis == 1 and _trailing_axes_join(weight)
+    if together:
+        return [(weight.flatten(1), peers.repeat_interleave(weight.shape[2:].numel(), 0))]
+    return [(weight[(slice(None), slice(None), *index)], peers) for index in _indices(weight.shape[2:])]
+
+
+def _trailing_axes_join(x: Tensor) -> bool:
+    """Whether flatten(1) is a view."""
+    axes = [(n, step) for n, step in zip(x.shape[1:], x.stride()[1:], strict=True) if n != 1]
+    return all(step == n * inner for (_, step), (n, inner) in itertools.pairwise(axes))
+
+
+def _indices(shape: torch.Size) -> Iterator[tuple[int, ...]]:
+    return itertools.product(*map(range, shape))
 
 
 def _pairs(name: str, pairs: Pairs) -> list[tuple[Tensor, Tensor]]:

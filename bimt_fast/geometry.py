@@ -111,21 +111,87 @@ class Metric:
     Attributes:
         code: the number by which csrc/metric.h knows it.
         distance: (n, dim), (m, dim) -> (n, m), symmetric in its arguments.
-        gradient: the same -> (n, m, dim), derivative of distance for its first argument; the subgradient 0 at kinks.
+        gradient: the same -> (n, m, dim), derivative of distance for its first argument; 0 where the points coincide.
+        in_ball: whether only points with |x| < 1 have distances.
     """
 
     code: int
     distance: Callable[[Tensor, Tensor], Tensor]
     gradient: Callable[[Tensor, Tensor], Tensor]
+    in_ball: bool = False
 
 
 def _offsets(x: Tensor, y: Tensor) -> Tensor:
     return x[:, None, :] - y[None, :, :]
 
 
+def _per_length(offsets: Tensor) -> Tensor:
+    """Unit vectors along the last axis, 0 for the zero vector."""
+    return offsets / offsets.square().sum(-1, keepdim=True).sqrt().clamp_min(torch.finfo(offsets.dtype).tiny)
+
+
+def _shared_by_largest(offsets: Tensor) -> Tensor:
+    """Signs of the coordinates of largest magnitude, shared equally among those that tie, as in torch.amax."""
+    largest = offsets.abs() == offsets.abs().amax(-1, keepdim=True) if offsets.shape[-1] else offsets.bool()
+    return torch.where(largest, offsets.sign(), 0) / largest.sum(-1, keepdim=True).clamp_min(1)
+
+
+def _torus(x: Tensor, y: Tensor) -> Tensor:
+    around = _offsets(x, y).abs() % 1
+    return torch.minimum(around, 1 - around)
+
+
+def _torus_offsets(x: Tensor, y: Tensor) -> Tensor:
+    """Signed shortest ways from y to x round circles of length 1; 0 where both ways are equally short."""
+    offsets = _offsets(x, y)
+    offsets = offsets - offsets.round()
+    return torch.where(offsets.abs() == 0.5, 0, offsets)
+
+
+def gap(x: Tensor) -> Tensor:
+    """1 - |x|^2 along the last axis, computed in float64: near the edge of the ball all digits cancel."""
+    return (1 - x.double().square().sum(-1)).to(x.dtype)
+
+
+def _poincare(x: Tensor, y: Tensor) -> Tensor:
+    z = _offsets(x, y).square().sum(-1) / (gap(x)[:, None] * gap(y)[None, :])
+    return 2 * z.sqrt().asinh()
+
+
+def _poincare_gradient(x: Tensor, y: Tensor) -> Tensor:
+    offsets = _offsets(x, y)
+    square = offsets.square().sum(-1)
+    both = gap(x)[:, None] * gap(y)[None, :]
+    direction = offsets + x[:, None, :] * (square / gap(x)[:, None])[:, :, None]
+    factor = torch.where(square > 0, 2 / (square.sqrt() * (both + square).sqrt()), 0)
+    return factor[:, :, None] * direction
+
+
+# Where |.| has its kink, at 0 and on the far side of a circle, the derivative is 0.
 METRICS: dict[str, Metric] = {
     "l1": Metric(0, lambda x, y: _offsets(x, y).abs().sum(-1), lambda x, y: _offsets(x, y).sign()),
+    "l2": Metric(1, lambda x, y: _offsets(x, y).square().sum(-1).sqrt(), lambda x, y: _per_length(_offsets(x, y))),
+    "sql2": Metric(2, lambda x, y: _offsets(x, y).square().sum(-1), lambda x, y: 2 * _offsets(x, y)),
+    "linf": Metric(
+        3,
+        lambda x, y: _offsets(x, y).abs().amax(-1) if x.shape[1] else _offsets(x, y).sum(-1),
+        lambda x, y: _shared_by_largest(_offsets(x, y)),
+    ),
+    "torus-l1": Metric(4, lambda x, y: _torus(x, y).sum(-1), lambda x, y: _torus_offsets(x, y).sign()),
+    "torus-l2": Metric(
+        5,
+        lambda x, y: _torus(x, y).square().sum(-1).sqrt(),
+        lambda x, y: torch.where(
+            _torus_offsets(x, y) == 0,
+            0,
+            _torus_offsets(x, y) / _torus(x, y).square().sum(-1, keepdim=True).sqrt(),
+        ),
+    ),
+    "poincare": Metric(6, _poincare, _poincare_gradient, in_ball=True),
 }
+
+TABLE = "table"  # what the ops call a given distance tensor
+TABLE_CODE = len(METRICS)  # and csrc/metric.h
 
 
 def metric_row(metric: str) -> Metric:
@@ -142,15 +208,17 @@ def metric_row(metric: str) -> Metric:
     return METRICS[metric]
 
 
-def distances(out_pos: Tensor, in_pos: Tensor, metric: str = "l1") -> Tensor:
+def distances(out_pos: Tensor, in_pos: Tensor, metric: str | Tensor = "l1") -> Tensor:
     """All pairwise distances, as an (n, m) tensor: the reference that kernels avoid to materialise.
 
     Args:
-        out_pos: (n, dim) positions.
-        in_pos: (m, dim) positions of the same dtype and device.
-        metric: name in the metric table.
+        out_pos: (n, dim) positions; where metric is a distance tensor, (n,) int64 indices into it.
+        in_pos: (m, dim) positions of the same dtype and device, or (m,) indices.
+        metric: name in the metric table, or a distance tensor (P, P).
 
     Returns:
         (n, m) tensor, entry [o, i] = d(out_pos[o], in_pos[i]).
     """
+    if isinstance(metric, Tensor):
+        return metric[out_pos[:, None], in_pos[None, :]]
     return metric_row(metric).distance(out_pos, in_pos)

@@ -5,17 +5,19 @@ torch.compile(fullgraph=True) and opcheck. Use bimt_fast.functional; the ops tak
 not convert any.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from numbers import Real
 
 import torch
 from torch import Tensor
 
 from .backends import kernels
-from .geometry import metric_row
+from .geometry import TABLE, metric_row
 
 _library = torch.library.Library("bimt_fast", "DEF")
-_DTYPES = (torch.float32, torch.float64)
+# How weights may be stored, and the dtype of the positions and results that go with them.
+COMPUTE_DTYPE = {dtype: dtype for dtype in (torch.float32, torch.float64)}
+COMPUTE_DTYPE |= dict.fromkeys((torch.bfloat16, torch.float16), torch.float32)
 
 
 def _register(schema: str, run: Callable, fake: Callable) -> None:
@@ -32,12 +34,13 @@ def _register_autograd(name: str, backward: Callable, setup_context: Callable) -
 # Checks. Each raises one sentence: the argument, what it must be, what it was.
 
 
-def check_float(name: str, tensor: Tensor) -> None:
-    """TypeError unless a tensor of a dtype the kernels take."""
+def check_float(name: str, tensor: Tensor, dtypes: Collection[torch.dtype] = tuple(COMPUTE_DTYPE)) -> None:
+    """TypeError unless a tensor of one of the dtypes, all that kernels take if none are given."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a tensor, was {type(tensor).__name__}")
-    if tensor.dtype not in _DTYPES:
-        raise TypeError(f"{name} must be float32 or float64, was {tensor.dtype}")
+    if tensor.dtype not in dtypes:
+        *others, last = (str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise TypeError(f"{name} must be {', '.join(others)} or {last}, was {tensor.dtype}")
     if tensor.layout != torch.strided:
         raise TypeError(f"{name} must be a dense tensor, was {tensor.layout}")
 
@@ -65,8 +68,43 @@ def check_like(name: str, tensor: Tensor, other_name: str, other: Tensor) -> Non
     """Same dtype (TypeError) and same device (ValueError) as another tensor."""
     if tensor.dtype != other.dtype:
         raise TypeError(f"{name} must have the dtype of {other_name}, {other.dtype}, was {tensor.dtype}")
+    _check_device(name, tensor, other_name, other)
+
+
+def _check_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
     if tensor.device != other.device:
         raise ValueError(f"{name} must be on the device of {other_name}, {other.device}, was on {tensor.device}")
+
+
+def _check_metric(metric: str, table: Tensor | None) -> None:
+    if metric != TABLE and table is None:
+        metric_row(metric)
+    elif metric != TABLE or table is None:
+        raise ValueError(f"table must be given with metric {TABLE!r} and only then, metric was {metric!r}")
+    else:
+        check_float("table", table, (torch.float32, torch.float64))
+        check_shape("table", table, table.shape[0] if table.dim() else None, table.shape[0] if table.dim() else None)
+
+
+def _check_positions(
+    name: str, positions: Tensor, count: int | None, dim: int | None, like: Tensor, table: Tensor | None
+) -> None:
+    """Coordinates (count, dim) in the compute dtype of a weight; with a table, indices (count,) into it."""
+    if table is None:
+        check_shape(name, positions, count, dim)
+        dtype = COMPUTE_DTYPE[like.dtype]
+        if positions.dtype != dtype:
+            raise TypeError(f"{name} must be {dtype} where weight is {like.dtype}, was {positions.dtype}")
+    else:
+        if positions.dtype != torch.int64:
+            raise TypeError(f"{name} must be int64 indices of rows of the table, was {positions.dtype}")
+        check_shape(name, positions, count)
+        if table.dtype != COMPUTE_DTYPE[like.dtype]:
+            raise TypeError(
+                f"table must be {COMPUTE_DTYPE[like.dtype]} where weight is {like.dtype}, was {table.dtype}"
+            )
+        _check_device("table", table, "weight", like)
+    _check_device(name, positions, "weight", like)
 
 
 def check_assignment(name: str, assignment: Tensor, n: int, device: torch.device | None = None) -> None:
@@ -86,62 +124,65 @@ def check_permutation(name: str, assignment: Tensor) -> None:
         raise ValueError(f"{name} must hold every index from 0 to {n - 1} once, did not")
 
 
-def check_connection(weight: Tensor, out_pos: Tensor, in_pos: Tensor, metric: str) -> None:
+def check_connection(weight: Tensor, out_pos: Tensor, in_pos: Tensor, metric: str, table: Tensor | None = None) -> None:
     """A weight (n_out, n_in), positions (n_out, dim) and (n_in, dim) like it, and a metric of the table."""
-    metric_row(metric)
+    _check_metric(metric, table)
     check_float("weight", weight)
     check_shape("weight", weight, None, None)
-    check_shape("out_pos", out_pos, weight.shape[0], None)
-    check_shape("in_pos", in_pos, weight.shape[1], out_pos.shape[1])
-    check_like("out_pos", out_pos, "weight", weight)
-    check_like("in_pos", in_pos, "weight", weight)
+    _check_positions("out_pos", out_pos, weight.shape[0], None, weight, table)
+    dim = None if table is not None else out_pos.shape[1]
+    _check_positions("in_pos", in_pos, weight.shape[1], dim, weight, table)
 
 
 # connection_cost
 
 
-def _connection_cost(weight, out_pos, in_pos, metric, distance_scale, base_length):
-    check_connection(weight, out_pos, in_pos, metric)
-    return kernels(weight.device).connection_cost(weight, out_pos, in_pos, metric, distance_scale, base_length)
+def _connection_cost(weight, out_pos, in_pos, metric, distance_scale, base_length, table=None):
+    check_connection(weight, out_pos, in_pos, metric, table)
+    return kernels(weight.device).connection_cost(weight, out_pos, in_pos, metric, distance_scale, base_length, table)
 
 
-def _connection_cost_fake(weight, out_pos, in_pos, metric, distance_scale, base_length):
-    check_connection(weight, out_pos, in_pos, metric)
-    return weight.new_empty(())
+def _connection_cost_fake(weight, out_pos, in_pos, metric, distance_scale, base_length, table=None):
+    check_connection(weight, out_pos, in_pos, metric, table)
+    return weight.new_empty((), dtype=COMPUTE_DTYPE[weight.dtype])
 
 
-def _connection_cost_backward(grad, weight, out_pos, in_pos, metric, distance_scale, base_length, need):
+def _connection_cost_backward(grad, weight, out_pos, in_pos, metric, distance_scale, base_length, need, table=None):
     backward = kernels(weight.device).connection_cost_backward
-    grads = backward(grad, weight, out_pos, in_pos, metric, distance_scale, base_length, tuple(need))
-    return tuple(weight.new_empty(0) if g is None else g.contiguous() for g in grads)
+    grads = backward(grad, weight, out_pos, in_pos, metric, distance_scale, base_length, tuple(need), table)
+    inputs = (weight, out_pos, in_pos)
+    return tuple(x.new_empty(0) if g is None else g.contiguous() for x, g in zip(inputs, grads, strict=True))
 
 
-def _connection_cost_backward_fake(grad, weight, out_pos, in_pos, metric, distance_scale, base_length, need):
+def _connection_cost_backward_fake(
+    grad, weight, out_pos, in_pos, metric, distance_scale, base_length, need, table=None
+):
     inputs = (weight, out_pos, in_pos)
     return tuple(x.new_empty(x.shape if n else 0) for x, n in zip(inputs, need, strict=True))
 
 
 def _connection_cost_context(ctx, inputs, output):
-    weight, out_pos, in_pos, *ctx.settings = inputs
-    ctx.save_for_backward(weight, out_pos, in_pos)
+    *saved, table = (*inputs[:3], inputs[6])
+    ctx.settings = inputs[3:6]
+    ctx.save_for_backward(*saved, table)
 
 
 def _connection_cost_autograd(ctx, grad):
+    *inputs, table = ctx.saved_tensors
     need = ctx.needs_input_grad[:3]
-    op = torch.ops.bimt_fast.connection_cost_backward
-    grads = op(grad, *ctx.saved_tensors, *ctx.settings, list(need))
-    return *(g if n else None for g, n in zip(grads, need, strict=True)), None, None, None
+    grads = torch.ops.bimt_fast.connection_cost_backward(grad, *inputs, *ctx.settings, list(need), table)
+    return *(g if n else None for g, n in zip(grads, need, strict=True)), None, None, None, None
 
 
 _register(
     "connection_cost(Tensor weight, Tensor out_pos, Tensor in_pos, str metric, float distance_scale,"
-    " float base_length) -> Tensor",
+    " float base_length, Tensor? table=None) -> Tensor",
     _connection_cost,
     _connection_cost_fake,
 )
 _register(
     "connection_cost_backward(Tensor grad, Tensor weight, Tensor out_pos, Tensor in_pos, str metric,"
-    " float distance_scale, float base_length, bool[] need) -> (Tensor, Tensor, Tensor)",
+    " float distance_scale, float base_length, bool[] need, Tensor? table=None) -> (Tensor, Tensor, Tensor)",
     _connection_cost_backward,
     _connection_cost_backward_fake,
 )
@@ -151,9 +192,11 @@ _register_autograd("connection_cost", _connection_cost_autograd, _connection_cos
 # add_grad
 
 
-def check_add_grad(weights, grads, out_pos, in_pos, metric, lam, coefficients, distance_scales, base_lengths):
+def check_add_grad(
+    weights, grads, out_pos, in_pos, metric, lam, coefficients, distance_scales, base_lengths, table=None
+):
     """Everything that add_grad refuses but values of positions; nothing has been changed then."""
-    metric_row(metric)
+    _check_metric(metric, table)
     if not weights:
         raise ValueError("weights must hold at least one tensor, was empty")
     lists = {"grads": grads, "out_pos": out_pos, "in_pos": in_pos, "coefficients": coefficients}
@@ -163,12 +206,12 @@ def check_add_grad(weights, grads, out_pos, in_pos, metric, lam, coefficients, d
             raise ValueError(f"{name} must have one entry for each of the {len(weights)} weights, had {len(values)}")
     like = weights[0]
     for weight, grad, x, y in zip(weights, grads, out_pos, in_pos, strict=True):
-        if _add_grad_fits(weight, grad, x, y, like):
+        if table is None and _add_grad_fits(weight, grad, x, y, like):
             continue  # the checks below say what is wrong, and take ten times as long
         check_float("weights", weight)
         check_like("weights", weight, "weights[0]", like)
         if weight.dim() == 2:
-            check_connection(weight, x, y, metric)
+            check_connection(weight, x, y, metric, table)
         else:
             check_shape("weights", weight, None)
         check_float("grads", grad)
@@ -184,7 +227,8 @@ def _overlaps(tensor):
 
 def _add_grad_fits(weight, grad, x, y, like):
     dtype, device, shape = like.dtype, like.device, weight.shape
-    if dtype not in _DTYPES or weight.dtype != dtype or weight.device != device:
+    compute = COMPUTE_DTYPE.get(dtype)
+    if compute is None or weight.dtype != dtype or weight.device != device:
         return False
     if weight.layout != torch.strided or grad.layout != torch.strided or _overlaps(grad):
         return False
@@ -192,7 +236,7 @@ def _add_grad_fits(weight, grad, x, y, like):
         return False
     if len(shape) == 1:
         return True
-    same = x.dtype == y.dtype == dtype and x.device == y.device == device
+    same = x.dtype == y.dtype == compute and x.device == y.device == device
     return same and (x.shape[0], y.shape[0]) == shape and x.shape[1:] == y.shape[1:] and x.dim() == 2
 
 
@@ -203,12 +247,12 @@ def _add_grad(weights, grads, *settings):
 
 def _add_grad_fake(weights, grads, *settings):
     check_add_grad(weights, grads, *settings)
-    return weights[0].new_empty(())
+    return weights[0].new_empty((), dtype=COMPUTE_DTYPE[weights[0].dtype])
 
 
 _register(
     "add_grad(Tensor[] weights, Tensor(a!)[] grads, Tensor[] out_pos, Tensor[] in_pos, str metric, float lam,"
-    " float[] coefficients, float[] distance_scales, float[] base_lengths) -> Tensor",
+    " float[] coefficients, float[] distance_scales, float[] base_lengths, Tensor? table=None) -> Tensor",
     _add_grad,
     _add_grad_fake,
 )
@@ -230,7 +274,8 @@ def add_grad(*arguments):
 
 
 def _adamw_check(weights, grads, exp_avgs, exp_avg_sqs, steps, out_pos, in_pos, metric, coefficients, *rest):
-    metric_row(metric)
+    table = rest[4] if len(rest) > 4 else None
+    _check_metric(metric, table)
     if not weights:
         raise ValueError("weights must hold at least one tensor, was empty")
     like = weights[0]
@@ -247,12 +292,12 @@ def _adamw_check(weights, grads, exp_avgs, exp_avg_sqs, steps, out_pos, in_pos, 
             check_shape(name, state, *weight.shape)
             check_like(name, state, "weights", weight)
         if charged:
-            check_connection(weight, x, y, metric)
+            check_connection(weight, x, y, metric, table)
 
 
 def _adamw_fits(weight, states, like):
     dtype, device, shape = like.dtype, like.device, weight.shape
-    if dtype not in _DTYPES or weight.dtype != dtype or weight.device != device:
+    if dtype not in COMPUTE_DTYPE or weight.dtype != dtype or weight.device != device:
         return False
     return all(
         s.dtype == dtype and s.shape == shape and s.device == device and s.layout == torch.strided for s in states
@@ -266,13 +311,13 @@ def _adamw(*arguments):
 
 def _adamw_fake(*arguments):
     _adamw_check(*arguments)
-    return arguments[0][0].new_empty(())
+    return arguments[0][0].new_empty((), dtype=COMPUTE_DTYPE[arguments[0][0].dtype])
 
 
 _register(
     "adamw(Tensor(a!)[] weights, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, int[] steps,"
     " Tensor[] out_pos, Tensor[] in_pos, str metric, float[] coefficients, float[] distance_scales,"
-    " float[] base_lengths, float[] settings, bool proximal) -> Tensor",
+    " float[] base_lengths, float[] settings, bool proximal, Tensor? table=None) -> Tensor",
     _adamw,
     _adamw_fake,
 )
@@ -291,20 +336,22 @@ def adamw(*arguments):
 # placement_cost
 
 
-def _placement_cost_check(slots, weights, peers, incoming, metric, coefficients):
-    metric_row(metric)
-    check_float("slots", slots)
-    check_shape("slots", slots, None, None)
-    n, dim = slots.shape
+def _placement_cost_check(slots, weights, peers, incoming, metric, coefficients, table=None):
+    _check_metric(metric, table)
     if not len(weights) == len(peers) == len(coefficients) or not 0 <= incoming <= len(weights):
         raise ValueError("weights, peers and coefficients must be of one length, and incoming at most that length")
+    for k, weight in enumerate(weights):
+        check_float("incoming weight" if k < incoming else "outgoing weight", weight)
+    like = weights[0] if weights else slots if table is None else table
+    if table is None:
+        check_float("slots", slots)
+    _check_positions("slots", slots, None, None, like, table)
+    n, dim = slots.shape[0], None if table is not None else slots.shape[1]
     for k, (weight, peer) in enumerate(zip(weights, peers, strict=True)):
         side = "incoming" if k < incoming else "outgoing"
-        check_float(f"{side} weight", weight)
-        check_like(f"{side} weight", weight, "slots", slots)
+        check_like(f"{side} weight", weight, "the first weight", like)
         check_shape(f"{side} weight", weight, *((n, None) if k < incoming else (None, n)))
-        check_shape(f"{side} positions", peer, weight.shape[1 if k < incoming else 0], dim)
-        check_like(f"{side} positions", peer, "slots", slots)
+        _check_positions(f"{side} positions", peer, weight.shape[1 if k < incoming else 0], dim, weight, table)
 
 
 def _placement_cost(slots, *rest):
@@ -312,9 +359,10 @@ def _placement_cost(slots, *rest):
     return kernels(slots.device).placement_cost(slots, *rest)
 
 
-def _placement_cost_fake(slots, *rest):
-    _placement_cost_check(slots, *rest)
-    return slots.new_empty(slots.shape[0], slots.shape[0]).T  # in memory, slots are rows
+def _placement_cost_fake(slots, weights, peers, incoming, metric, coefficients, table=None):
+    _placement_cost_check(slots, weights, peers, incoming, metric, coefficients, table)
+    dtype = slots.dtype if table is None else table.dtype
+    return slots.new_empty(slots.shape[0], slots.shape[0], dtype=dtype).T  # in memory, slots are rows
 
 
 def _placement_cost_backward(grad, slots, weights, *rest):
@@ -327,28 +375,31 @@ def _placement_cost_backward_fake(grad, slots, weights, peers, *settings):
 
 
 def _placement_cost_context(ctx, inputs, output):
-    slots, weights, peers, *ctx.settings = inputs
+    slots, weights, peers, *ctx.settings, table = inputs
     ctx.count = len(weights)
-    ctx.save_for_backward(slots, *weights, *peers)
+    ctx.save_for_backward(slots, *weights, *peers, table)
 
 
 def _placement_cost_autograd(ctx, grad):
-    slots, *parts = ctx.saved_tensors
+    slots, *parts, table = ctx.saved_tensors
     weights, peers = parts[: ctx.count], parts[ctx.count :]
-    grads = torch.ops.bimt_fast.placement_cost_backward(grad, slots, weights, peers, *ctx.settings)
+    grads = torch.ops.bimt_fast.placement_cost_backward(grad, slots, weights, peers, *ctx.settings, table)
+    of_weights = grads[1 : 1 + ctx.count]
     no_coefficients = None if ctx.count else []  # torch wants the structure of an empty list back
-    return grads[0], grads[1 : 1 + ctx.count], grads[1 + ctx.count :], None, None, no_coefficients
+    if table is None:  # nor does torch count a last argument that has its default
+        return grads[0], of_weights, grads[1 + ctx.count :], None, None, no_coefficients
+    return None, of_weights, [None] * ctx.count, None, None, no_coefficients, None
 
 
 _register(
     "placement_cost(Tensor slots, Tensor[] weights, Tensor[] peers, int incoming, str metric,"
-    " float[] coefficients) -> Tensor",
+    " float[] coefficients, Tensor? table=None) -> Tensor",
     _placement_cost,
     _placement_cost_fake,
 )
 _register(
     "placement_cost_backward(Tensor grad, Tensor slots, Tensor[] weights, Tensor[] peers, int incoming, str metric,"
-    " float[] coefficients) -> Tensor[]",
+    " float[] coefficients, Tensor? table=None) -> Tensor[]",
     _placement_cost_backward,
     _placement_cost_backward_fake,
 )
@@ -359,7 +410,7 @@ _register_autograd("placement_cost", _placement_cost_autograd, _placement_cost_c
 
 
 def _swap_check(cost, assignment, flow, distance):
-    check_float("cost", cost)
+    check_float("cost", cost, (torch.float32, torch.float64))
     n = cost.shape[0] if cost.dim() else 0
     if tuple(cost.shape) != (n, n):
         raise ValueError(f"cost must have shape (n, n), was {tuple(cost.shape)}")

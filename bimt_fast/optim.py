@@ -134,12 +134,13 @@ class AdamW(torch.optim.Optimizer):
                     [int(step) for step in steps],
                     plan.out_pos,
                     plan.in_pos,
-                    self.wiring.metric,
+                    plan.metric,
                     plan.coefficients,
                     plan.distance_scales,
                     plan.base_lengths,
                     settings,
                     self.proximal,
+                    plan.table,
                 )
             )
         return costs

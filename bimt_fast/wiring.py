@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from . import functional, search
-from .geometry import metric_row
-from .ops import add_grad, check_add_grad, check_assignment, check_number, check_permutation
+from .geometry import TABLE, gap, metric_row
+from .ops import COMPUTE_DTYPE, add_grad, check_add_grad, check_assignment, check_number, check_permutation
 
 STRATEGIES = ("auto", "greedy", "matching", "assignment")
 _PLANS_KEPT = 16
@@ -58,6 +58,8 @@ class Plan:
     coefficients: list[float]
     distance_scales: list[float]
     base_lengths: list[float]
+    metric: str
+    table: Tensor | None
 
 
 @dataclass
@@ -105,12 +107,14 @@ class Wiring:
 
     Args:
         model: any nn.Module; its tensors are looked up by name at each use and changed only by relocation.
-        positions: slot positions (n, dim) by group name, floats of any dtype. They follow the parameters' device.
+        positions: slot positions (n, dim) by group name, floats of any dtype; int64 indices (n,) where metric is a
+            distance tensor. They follow the parameters' device.
         axes: by tensor name (as in model.state_dict()), the group of each axis. A tensor of two axes is a connection
             (out, in); one of one axis (a bias) travels with its group.
         frozen: groups that relocation leaves alone.
         blocks: attention heads; not available yet.
-        metric: name in the metric table (bimt_fast.geometry.METRICS).
+        metric: name in the metric table (bimt_fast.geometry.METRICS), or a distance tensor (P, P): d(out, in) is
+            metric[out, in] for the positions' indices.
         distance_scale, base_length: of length = base_length + distance_scale * distance; a value, or a dict by tensor
             name with the key None for all others. A one-axis tensor costs base_length * |b|.
         reduction: "sum", or "mean": each tensor's sum divided by its number of elements; value or dict likewise.
@@ -132,7 +136,7 @@ class Wiring:
         *,
         frozen: Iterable[str] = (),
         blocks: Mapping[str, int] | None = None,
-        metric: str = "l1",
+        metric: str | Tensor = "l1",
         distance_scale: float | Mapping[str | None, float] = 1.0,
         base_length: float | Mapping[str | None, float] = 0.1,
         reduction: str | Mapping[str | None, str] = "sum",
@@ -146,10 +150,9 @@ class Wiring:
         for argument, value in (("positions", positions), ("axes", axes)):
             if not isinstance(value, Mapping):
                 raise TypeError(f"{argument} must be a dict, was {type(value).__name__}")
-        metric_row(metric)
         self.model = model
-        self.metric = metric
-        self._slots = {group: _checked_positions(group, x) for group, x in positions.items()}
+        self.metric = _checked_metric(metric)
+        self._slots = {group: _checked_positions(group, x, self.metric) for group, x in positions.items()}
         self._entries = [self._declare(name, groups) for name, groups in axes.items()]
         self._check_declarations()
         self._permutations = {g: torch.arange(len(self._slots[g])) for g in self._slots if self._is_boundary(g)}
@@ -306,13 +309,14 @@ class Wiring:
         """Gives groups new slot positions: place(group, positions), or place({group: positions, ...}).
 
         Raises:
-            TypeError: positions are not float tensors.
-            ValueError: a group is unknown, a count differs, a position is not finite. Nothing is placed then.
+            TypeError: positions are not float tensors (int64 where the metric is a distance tensor).
+            ValueError: a group is unknown, a count differs, a position is not finite, not inside the unit ball where
+                the metric needs it, or no index of the distance tensor. Nothing is placed then.
         """
         placed = dict(group) if isinstance(group, Mapping) else {group: positions}
         self._known_groups("group", placed)
         for name, x in placed.items():
-            placed[name] = _checked_positions(name, x)
+            placed[name] = _checked_positions(name, x, self.metric)
             if len(placed[name]) != len(self._slots[name]):
                 raise ValueError(f"positions of {name!r} must be {len(self._slots[name])}, were {len(placed[name])}")
         self._slots.update(placed)
@@ -361,11 +365,9 @@ class Wiring:
                 plan.tensors, plan.out_pos, plan.in_pos, settings, strict=True
             ):
                 if w.dim() == 2:
-                    term = functional.connection_cost(
-                        w, x, y, metric=self.metric, distance_scale=scale, base_length=base
-                    )
+                    term = torch.ops.bimt_fast.connection_cost(w, x, y, plan.metric, scale, base, plan.table)
                 else:
-                    term = base * w.abs().sum()
+                    term = base * w.to(COMPUTE_DTYPE[w.dtype]).abs().sum()
                 total = total.to(term) + coefficient * term
         return total
 
@@ -392,8 +394,8 @@ class Wiring:
             for plan in self._plans(bias, distance_scale):
                 grads = [torch.zeros_like(w) if w.grad is None else w.grad for w in plan.tensors]
                 calls.append(
-                    (plan.tensors, grads, plan.out_pos, plan.in_pos, self.metric, lam,
-                     plan.coefficients, plan.distance_scales, plan.base_lengths)
+                    (plan.tensors, grads, plan.out_pos, plan.in_pos, plan.metric, lam,
+                     plan.coefficients, plan.distance_scales, plan.base_lengths, plan.table)
                 )  # fmt: skip
             for call in calls if len(calls) > 1 else ():
                 check_add_grad(*call)  # all before the first changes a gradient
@@ -426,11 +428,10 @@ class Wiring:
             if entry.is_connection:
                 w = entry.tensor.detach()
                 kept = ~(w.abs() <= threshold)  # NaN is kept, and shows
-                out_pos, in_pos = (self.neuron_positions(g).to(w) for g in entry.groups)
+                out_pos, in_pos = (self._peer_positions(g, w) for g in entry.groups)
                 counted = torch.where(kept, w.abs() if weighted else 1.0, 0.0).to(w.dtype)
-                cost = functional.connection_cost(
-                    counted, out_pos, in_pos, metric=self.metric, distance_scale=1 / unit, base_length=0.0
-                )
+                name, table = self._metric_for(w)
+                cost = torch.ops.bimt_fast.connection_cost(counted, out_pos, in_pos, name, 1 / unit, 0.0, table)
                 parts[entry.name] = cost.item()
         return Length(parts)
 
@@ -480,10 +481,22 @@ class Wiring:
             [self._coefficient(e) if e else 0.0 for _, e in items],
             [(own[e.name] if distance_scale is None else distance_scale) if e else 0.0 for _, e in items],
             [self._base_length[e.name] if e else 0.0 for _, e in items],
+            *self._metric_for(items[0][0]),
         )
 
     def _peer_positions(self, group: str, like: Tensor) -> Tensor:
-        return self.neuron_positions(group).to(like).contiguous()
+        return self._following(self.neuron_positions(group), like).contiguous()
+
+    def _following(self, positions: Tensor, like: Tensor) -> Tensor:
+        """Positions on a tensor's device and in the dtype that goes with it; indices stay int64."""
+        dtype = COMPUTE_DTYPE[like.dtype] if positions.is_floating_point() else positions.dtype
+        return positions.to(like.device, dtype)
+
+    def _metric_for(self, like: Tensor) -> tuple[str, Tensor | None]:
+        """The metric as the ops take it: name, and distance tensor if it is one."""
+        if isinstance(self.metric, Tensor):
+            return TABLE, self.metric.to(like.device, COMPUTE_DTYPE[like.dtype])
+        return self.metric, None
 
     def _coefficient(self, entry: _Entry) -> float:
         return 1.0 if self._reduction[entry.name] == "sum" else 1.0 / max(entry.tensor.numel(), 1)
@@ -649,18 +662,19 @@ class _Relocation:
         wiring = self.wiring
         return sum(
             wiring._coefficient(e)
-            * functional.connection_cost(
+            * torch.ops.bimt_fast.connection_cost(
                 e.tensor,
                 *(self._positions(g, e.tensor) for g in e.groups),
-                metric=wiring.metric,
-                distance_scale=wiring._distance_scale[e.name],
-                base_length=wiring._base_length[e.name],
+                wiring._metric_for(e.tensor)[0],
+                wiring._distance_scale[e.name],
+                wiring._base_length[e.name],
+                wiring._metric_for(e.tensor)[1],
             ).item()
             for e in self.connections
         )
 
     def _positions(self, group: str, like: Tensor) -> Tensor:
-        return self.wiring.slots(group)[self.assignment[group]].to(like)
+        return self.wiring._following(self.wiring.slots(group)[self.assignment[group]], like)
 
     def run(self, groups: Sequence[str]) -> dict[str, GroupReport]:
         """One pass for greedy; else again and again over the groups whose neighbours have moved."""
@@ -720,9 +734,10 @@ class _Relocation:
         if not pairs:
             return None
         weights, peers = zip(*pairs, strict=True)
-        slots = self.wiring.slots(group).to(weights[0])
+        slots = self.wiring._following(self.wiring.slots(group), weights[0])
+        metric, table = self.wiring._metric_for(weights[0])
         return torch.ops.bimt_fast.placement_cost(
-            slots, list(weights), list(peers), len(sides[0]), self.wiring.metric, [*coefficients[0], *coefficients[1]]
+            slots, list(weights), list(peers), len(sides[0]), metric, [*coefficients[0], *coefficients[1]], table
         )
 
     def _most_important(self, group: str) -> Tensor:
@@ -733,7 +748,8 @@ class _Relocation:
             if e.is_connection:
                 for axis, g in enumerate(e.groups):
                     if g == group:
-                        importance += e.tensor.abs().sum(1 - axis).double().cpu()
+                        flow = e.tensor.abs().sum(1 - axis, dtype=COMPUTE_DTYPE[e.tensor.dtype])
+                        importance += flow.double().cpu()
         neuron_in = self.assignment[group].argsort()
         order = importance[neuron_in].argsort(descending=True, stable=True)  # slots in order where equal
         return neuron_in[order[: n if self.top_k is None else self.top_k]]
@@ -803,14 +819,31 @@ def _swaps_between(old: Tensor, new: Tensor) -> int:
     return len(step) - cycles
 
 
-def _checked_positions(group: str, positions: Tensor) -> Tensor:
-    if not isinstance(positions, Tensor) or not positions.is_floating_point():
+def _checked_metric(metric: str | Tensor) -> str | Tensor:
+    if isinstance(metric, Tensor):
+        return functional.metric_arguments(metric, metric)[1].clone()
+    metric_row(metric)
+    return metric
+
+
+def _checked_positions(group: str, positions: Tensor, metric: str | Tensor) -> Tensor:
+    indices = isinstance(metric, Tensor)
+    fits = isinstance(positions, Tensor) and (
+        positions.dtype == torch.int64 if indices else positions.is_floating_point()
+    )
+    if not fits:
         was = positions.dtype if isinstance(positions, Tensor) else type(positions).__name__
-        raise TypeError(f"positions of {group!r} must be a floating-point tensor, was {was}")
-    if positions.dim() != 2:
-        raise ValueError(f"positions of {group!r} must have shape (n, dim), was {tuple(positions.shape)}")
+        kind = "an int64 tensor of indices" if indices else "a floating-point tensor"
+        raise TypeError(f"positions of {group!r} must be {kind}, was {was}")
+    if positions.dim() != (1 if indices else 2):
+        shape = "(n,)" if indices else "(n, dim)"
+        raise ValueError(f"positions of {group!r} must have shape {shape}, was {tuple(positions.shape)}")
     if not positions.isfinite().all():
         raise ValueError(f"positions of {group!r} must be finite, held NaN or infinity")
+    if indices and positions.numel() and not 0 <= positions.min() <= positions.max() < len(metric):
+        raise ValueError(f"positions of {group!r} must be indices from 0 to {len(metric) - 1}, were not")
+    if not indices and metric_row(metric).in_ball and not (gap(positions.double()) > 0).all():
+        raise ValueError(f"positions of {group!r} must lie inside the unit ball for metric {metric!r}, did not")
     return positions.detach().clone()
 
 

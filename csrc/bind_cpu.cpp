@@ -44,6 +44,14 @@ auto with_dtype(int dtype, F f) {
   throw py::value_error("no dtype has the code " + std::to_string(dtype));
 }
 
+// The same for the dtypes in which weights may be stored.
+template <class F>
+auto with_storage(int dtype, F f) {
+  if (dtype == 2) return f(BFloat16());
+  if (dtype == 3) return f(Float16());
+  return with_dtype(dtype, f);
+}
+
 void check_metric(int metric) {
   if (metric < 0 || metric >= kMetricCount) throw py::value_error("no metric has the code " + std::to_string(metric));
 }
@@ -65,6 +73,14 @@ void check(Status status, const char* out_pos = "out_pos", const char* in_pos = 
       throw py::value_error("flow must be finite, held NaN or infinity");
     case Status::kDistance:
       throw py::value_error("distance must be finite, held NaN or infinity");
+    case Status::kOutBall:
+      throw py::value_error(std::string(out_pos) + " must lie inside the unit ball");
+    case Status::kInBall:
+      throw py::value_error(std::string(in_pos) + " must lie inside the unit ball");
+    case Status::kOutIndex:
+      throw py::value_error(std::string(out_pos) + " must hold indices of rows of the table");
+    case Status::kInIndex:
+      throw py::value_error(std::string(in_pos) + " must hold indices of rows of the table");
   }
 }
 
@@ -116,30 +132,33 @@ T* pointer(intptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-template <class T>
-PenaltyTerm<T> penalty_term(Fields& fields) {
-  PenaltyTerm<T> term;
-  term.weight = fields.matrix<const T>();
-  term.grad = fields.matrix<T>();
-  term.out_pos = fields.matrix<const T>();
-  term.in_pos = fields.matrix<const T>();
+template <class S>
+PenaltyTerm<S> penalty_term(Fields& fields) {
+  PenaltyTerm<S> term;
+  term.weight = fields.matrix<const S>();
+  term.grad = fields.matrix<S>();
+  term.out_pos = fields.matrix<const Compute<S>>();
+  term.in_pos = fields.matrix<const Compute<S>>();
   term.coefficient = fields.real();
   term.distance_scale = fields.real();
   term.base_length = fields.real();
   return term;
 }
 
-double bind_penalty(int dtype, const py::list& descriptions, int metric, double lam, int threads) {
+double bind_penalty(int dtype, const py::list& descriptions, int metric, const py::tuple& table, double lam,
+                    int threads) {
   check_metric(metric);
-  return with_dtype(dtype, [&](auto zero) {
-    using T = decltype(zero);
-    std::vector<PenaltyTerm<T>> terms;
+  return with_storage(dtype, [&](auto zero) {
+    using S = decltype(zero);
+    std::vector<PenaltyTerm<S>> terms;
     terms.reserve(descriptions.size());
     for (py::handle description : descriptions) {
       Fields fields(description);
-      terms.push_back(penalty_term<T>(fields));
+      terms.push_back(penalty_term<S>(fields));
     }
-    const PenaltyArgs<T> args = {terms.data(), static_cast<int64_t>(terms.size()), metric, lam, threads};
+    const PenaltyArgs<S> args = {terms.data(), static_cast<int64_t>(terms.size()),
+                                 metric,       Fields(table).matrix<const Compute<S>>(),
+                                 lam,          threads};
     const Penalty result = [&] {
       const py::gil_scoped_release release;
       return with_instruction_set([&](auto isa) { return penalty<decltype(isa)>(args); });
@@ -149,8 +168,8 @@ double bind_penalty(int dtype, const py::list& descriptions, int metric, double 
   });
 }
 
-double bind_adamw(int dtype, const py::list& descriptions, int metric, const py::tuple& settings, bool proximal,
-                  int threads) {
+double bind_adamw(int dtype, const py::list& descriptions, int metric, const py::tuple& table,
+                  const py::tuple& settings, bool proximal, int threads) {
   check_metric(metric);
   return with_dtype(dtype, [&](auto zero) {
     using T = decltype(zero);
@@ -163,6 +182,7 @@ double bind_adamw(int dtype, const py::list& descriptions, int metric, const py:
     }
     Fields group(settings);
     AdamWArgs<T> args = {terms.data(), moments.data(), static_cast<int64_t>(terms.size()), metric};
+    args.table = Fields(table).matrix<const T>();
     for (double* setting : {&args.lr, &args.beta1, &args.beta2, &args.eps, &args.weight_decay, &args.lam}) {
       *setting = group.real();
     }
@@ -178,13 +198,19 @@ double bind_adamw(int dtype, const py::list& descriptions, int metric, const py:
 }
 
 void bind_penalty_backward(int dtype, const py::tuple& description, intptr_t out_pos_grad, intptr_t in_pos_grad,
-                           double grad, int metric, int threads) {
+                           double grad, int metric, const py::tuple& table, int threads) {
   check_metric(metric);
-  with_dtype(dtype, [&](auto zero) {
-    using T = decltype(zero);
+  with_storage(dtype, [&](auto zero) {
+    using S = decltype(zero);
+    using T = Compute<S>;
     Fields fields(description);
-    const PenaltyBackwardArgs<T> args = {
-        penalty_term<T>(fields), pointer<T>(out_pos_grad), pointer<T>(in_pos_grad), grad, metric, threads};
+    const PenaltyBackwardArgs<S> args = {penalty_term<S>(fields),
+                                         pointer<T>(out_pos_grad),
+                                         pointer<T>(in_pos_grad),
+                                         grad,
+                                         metric,
+                                         Fields(table).matrix<const T>(),
+                                         threads};
     const Status status = [&] {
       const py::gil_scoped_release release;
       return with_instruction_set([&](auto isa) { return penalty_backward<decltype(isa)>(args); });
@@ -193,32 +219,36 @@ void bind_penalty_backward(int dtype, const py::tuple& description, intptr_t out
   });
 }
 
-// parts: tuples (weight with neurons as rows, peer positions, coefficient).
-void bind_placement_cost(int dtype, const py::tuple& slots, const py::list& descriptions, intptr_t cost, int threads) {
-  with_dtype(dtype, [&](auto zero) {
-    using T = decltype(zero);
+// parts: tuples (weight with neurons as rows, peer positions, coefficient), the incoming ones first.
+void bind_placement_cost(int dtype, const py::tuple& slots, const py::list& descriptions, int64_t incoming, int metric,
+                         const py::tuple& table, intptr_t cost, int threads) {
+  check_metric(metric);
+  with_storage(dtype, [&](auto zero) {
+    using S = decltype(zero);
+    using T = Compute<S>;
     const Matrix<const T> slot_matrix = Fields(slots).matrix<const T>();
-    std::vector<PlacementPart<T>> parts;
+    const Matrix<const T> table_matrix = Fields(table).matrix<const T>();
+    std::vector<PlacementPart<S>> parts;
     std::vector<Matrix<const T>> peers;
     for (py::handle description : descriptions) {
       Fields fields(description);
-      const Matrix<const T> weight = fields.matrix<const T>();
+      const Matrix<const S> weight = fields.matrix<const S>();
       peers.push_back(fields.matrix<const T>());
       parts.push_back({weight.data, weight.cols, weight.row_stride, weight.col_stride, fields.real()});
     }
+    const int64_t count = static_cast<int64_t>(parts.size());
     const Status status = [&] {
       const py::gil_scoped_release release;
-      const PlacementPlan plan = plan_placement(slot_matrix, peers);
+      if (!is_separable(metric)) {
+        const PlacementProductArgs<S> args = {slot_matrix, parts.data(), peers.data(),     count,  incoming,
+                                              metric,      table_matrix, pointer<T>(cost), threads};
+        return with_instruction_set([&](auto isa) { return placement_product<decltype(isa)>(args); });
+      }
+      const PlacementPlan plan = plan_placement(slot_matrix, peers, metric);
       if (plan.status != Status::kOk) return plan.status;
-      const PlacementArgs<T> args = {slot_matrix.rows,
-                                     parts.data(),
-                                     static_cast<int64_t>(parts.size()),
-                                     plan.views.data(),
-                                     static_cast<int64_t>(plan.views.size()),
-                                     plan.slot_order.data(),
-                                     plan.crowded,
-                                     pointer<T>(cost),
-                                     threads};
+      const PlacementArgs<S> args = {
+          slot_matrix.rows,       parts.data(), count,  plan.views.data(), static_cast<int64_t>(plan.views.size()),
+          plan.slot_order.data(), plan.crowded, metric, pointer<T>(cost),  threads};
       return with_instruction_set([&](auto isa) { return placement_cost<decltype(isa)>(args); });
     }();
     check(status, "slots", "peers");

@@ -13,8 +13,13 @@ from torch import Tensor
 import bimt_fast as bf
 
 SIZES = (0, 1, 15, 17, 33, 63, 65, 97, 257)  # around the widths of vectors and tiles
-DTYPES = (torch.float64, torch.float32)
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6}  # of the largest magnitude involved
+DTYPES = (torch.float64, torch.float32)  # of positions, costs and results
+NARROW_DTYPES = (torch.bfloat16, torch.float16)  # of weights and their gradients only
+# Of the largest magnitude involved; for the narrow ones half a unit in the last place, and float32's own error.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2**-8 + 4e-6, torch.float16: 2**-11 + 4e-6}
+METRICS = (*bf.geometry.METRICS, "table")
+TABLE_ROWS = 40
+METRIC_FREE = ("swap_deltas", "swap_deltas_backward", "best_swaps")
 
 Sample = tuple[str, tuple]
 
@@ -23,18 +28,45 @@ def generator(*seed: object) -> torch.Generator:
     return torch.Generator().manual_seed(zlib.crc32(repr(seed).encode()))
 
 
-def positions(n: int, dim: int, kind: str, seed: object = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    """(n, dim) points in [0, 1): random, on a grid, many at the same places, or far from the origin."""
+def compute(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of positions and results where weights have this one."""
+    return torch.float32 if dtype in NARROW_DTYPES else dtype
+
+
+def table(metric: str, dtype: torch.dtype) -> Tensor | None:
+    """Distances that are neither symmetric nor zero on the diagonal, for the metric "table" only."""
+    if metric != "table":
+        return None
+    random = torch.rand(TABLE_ROWS, TABLE_ROWS, generator=generator("table"), dtype=torch.float64)
+    return random.to(compute(dtype)).T
+
+
+def positions(
+    n: int, dim: int, kind: str, seed: object = 0, dtype: torch.dtype = torch.float64, metric: str = "l1"
+) -> Tensor:
+    """(n, dim) points in [0, 1): random, on a grid, many at the same places, or far from the origin.
+
+    For poincare they are inside the unit ball, "far" ones close to its edge; for "table", indices (n,).
+    """
+    dtype = compute(dtype)
+    if metric == "table":
+        return torch.randint(TABLE_ROWS, (n,), generator=generator("indices", n, seed))
     random = torch.rand(n, dim, generator=generator("positions", n, dim, kind, seed), dtype=torch.float64)
     if kind == "grid":
         side = max(1, round(n ** (1 / dim)))
         index = torch.arange(n)
         cells = [index // side**axis % side for axis in range(dim - 1)] + [index // side ** (dim - 1)]
         random = (torch.stack(cells, 1) + 0.5) / side
+        if metric != "l1":  # exact in every dtype, so that coordinates that tie do so everywhere
+            random = (64 * random).floor() / 64
     elif kind == "duplicates":
         random = (3 * random).floor() / 4
     elif kind == "far":
         random = random + 1000
+    if metric == "poincare":
+        centred = random % 1 - 0.5
+        norm = centred.square().sum(1, keepdim=True).sqrt()
+        random = 0.999 * centred / norm if kind == "far" else 1.8 * centred / dim**0.5
     return random.to(dtype)
 
 
@@ -73,36 +105,47 @@ LAYOUTS = ("contiguous", "transposed", "strided")
 KINDS = ("random", "grid", "duplicates", "far")
 
 
-def _variants(smooth: bool, shift: int = 0, step: int = 1) -> Iterator[tuple[str, int, str]]:
+DIMS = (1, 2, 3, 8)
+
+
+def _variants(sampled: tuple, smooth: bool, shift: int = 0, step: int = 1) -> Iterator[tuple[str, int, str]]:
     """(weight layout, dimension, kind of positions): every dimension with every kind, each with one of the layouts.
 
-    A step takes every step-th of them; three shifts together then still meet all layouts and dimensions.
+    A step takes every step-th of them; three shifts together then still meet all layouts and dimensions. Where a
+    metric or dtype shares its code with "l1" in float64 and float32, a few will do: others for each metric, dtype and
+    size, which `sampled` are.
     """
     kinds = KINDS[:1] if smooth else KINDS
-    every = [(LAYOUTS[(dim + k) % 3], dim, kind) for k, kind in enumerate(kinds) for dim in (1, 2, 3)]
+    metric, dtype, _ = sampled
+    if metric != "l1" or dtype in NARROW_DTYPES:
+        step, shift = step if smooth else 5 * step, shift + zlib.crc32(repr(sampled).encode())
+    every = [(LAYOUTS[(dim + k) % 3], dim, kind) for k, kind in enumerate(kinds) for dim in DIMS]
     yield from every[shift % step :: step]
 
 
 def connection_cost(dtype: torch.dtype, metric: str, n: int, smooth=False) -> Iterator[Sample]:
     m = other_size(n)
+    lengths = table(metric, dtype)
     for shift, (rows, cols) in enumerate(((n, m), (m, n), (n, n))):
-        for layout, dim, kind in _variants(smooth, shift, 2):
+        for layout, dim, kind in _variants((metric, dtype, n), smooth, shift, 2):
             weight = matrix(rows, cols, layout, dtype=dtype, smooth=smooth)
-            out_pos = positions(rows, dim, kind, "out", dtype)
-            in_pos = positions(cols, dim, kind, "in", dtype)
-            yield f"{rows}x{cols}-{layout}-{kind}{dim}", (weight, out_pos, in_pos, metric, 0.7, 0.3)
+            out_pos = positions(rows, dim, kind, "out", dtype, metric)
+            in_pos = positions(cols, dim, kind, "in", dtype, metric)
+            yield f"{rows}x{cols}-{layout}-{kind}{dim}", (weight, out_pos, in_pos, metric, 0.7, 0.3, lengths)
 
 
 def connection_cost_backward(dtype: torch.dtype, metric: str, n: int, smooth=False) -> Iterator[Sample]:
     needs = [[bool(k & 1), bool(k & 2), bool(k & 4)] for k in range(1, 8)]
-    for k, (name, arguments) in enumerate(connection_cost(dtype, metric, n, smooth)):
-        yield name, (torch.tensor(-1.7, dtype=dtype), *arguments, needs[k % 7])
+    for k, (name, (*arguments, lengths)) in enumerate(connection_cost(dtype, metric, n, smooth)):
+        need = needs[k % 7] if metric != "table" else [True, False, False]
+        yield name, (torch.tensor(-1.7, dtype=compute(dtype)), *arguments, need, lengths)
 
 
 def add_grad(dtype: torch.dtype, metric: str, n: int, smooth=False) -> Iterator[Sample]:
     m = other_size(n)
-    for layout, dim, kind in _variants(smooth):
-        out_pos, in_pos = positions(n, dim, kind, "out", dtype), positions(m, dim, kind, "in", dtype)
+    for layout, dim, kind in _variants((metric, dtype, n), smooth):
+        out_pos = positions(n, dim, kind, "out", dtype, metric)
+        in_pos = positions(m, dim, kind, "in", dtype, metric)
         weights = [
             matrix(n, m, layout, dtype=dtype, smooth=smooth),
             matrix(1, n, seed="bias", dtype=dtype, smooth=smooth)[0],
@@ -113,15 +156,16 @@ def add_grad(dtype: torch.dtype, metric: str, n: int, smooth=False) -> Iterator[
         grads += [matrix(m, n, "transposed", "grad", dtype), matrix(m, 2, seed="grad", dtype=dtype)[:, 0]]
         outs, ins = [out_pos, out_pos, in_pos, in_pos], [in_pos, out_pos, out_pos, in_pos]
         settings = (metric, -0.6, [1.0, 0.5, 0.25, 2.0], [0.7, 0.0, 1.3, 1.0], [0.3, 0.1, 0.0, 2.0])
-        yield f"{n}-{m}-{layout}-{kind}{dim}", (weights, grads, outs, ins, *settings)
+        yield f"{n}-{m}-{layout}-{kind}{dim}", (weights, grads, outs, ins, *settings, table(metric, dtype))
 
 
 def adamw(dtype: torch.dtype, metric: str, n: int, smooth=False) -> Iterator[Sample]:
     """A connection, a charged bias, a connection that is not charged, and a tensor of three axes."""
     m = other_size(n)
-    nowhere = torch.empty(0, 0, dtype=dtype)
-    for layout, dim, kind in _variants(smooth):
-        out_pos, in_pos = positions(n, dim, kind, "out", dtype), positions(m, dim, kind, "in", dtype)
+    nowhere = torch.empty(0, 0, dtype=compute(dtype))
+    for layout, dim, kind in _variants((metric, dtype, n), smooth):
+        out_pos = positions(n, dim, kind, "out", dtype, metric)
+        in_pos = positions(m, dim, kind, "in", dtype, metric)
         shapes = ((n, m, layout), (1, n, "contiguous"), (m, n, layout), (m, 6, "contiguous"))
 
         def tensors(seed, shapes=shapes):
@@ -134,27 +178,29 @@ def adamw(dtype: torch.dtype, metric: str, n: int, smooth=False) -> Iterator[Sam
         for proximal in (False, True):
             hyper = [1e-2, 0.9, 0.99, 1e-3, 0.1, 0.5]
             name = f"{n}-{m}-{layout}-{kind}{dim}{'-proximal' if proximal else ''}"
-            yield name, (tensors("w"), tensors("grad"), tensors("mean"), squares, *settings, hyper, proximal)
+            state = (tensors("w"), tensors("grad"), tensors("mean"), squares)
+            yield name, (*state, *settings, hyper, proximal, table(metric, dtype))
 
 
 def placement_cost(dtype: torch.dtype, metric: str, n: int, smooth=False) -> Iterator[Sample]:
     sizes = (other_size(n), n, 16)
     for shift, (incoming, outgoing) in enumerate(((0, 0), (1, 0), (0, 1), (2, 1), (1, 2))):
-        for layout, dim, kind in _variants(smooth, shift, 3):
-            slots = positions(n, dim, kind, "slots", dtype)
+        for layout, dim, kind in _variants((metric, dtype, n), smooth, shift, 3):
+            slots = positions(n, dim, kind, "slots", dtype, metric)
             peer_sizes = sizes[: incoming + outgoing]
             weights = [
                 matrix(*((n, m) if k < incoming else (m, n)), layout, k, dtype, smooth)
                 for k, m in enumerate(peer_sizes)
             ]
-            peers = [positions(m, dim, kind, k, dtype) for k, m in enumerate(peer_sizes)]
+            peers = [positions(m, dim, kind, k, dtype, metric) for k, m in enumerate(peer_sizes)]
             name = f"{n}-{incoming}in{outgoing}out-{layout}-{kind}{dim}"
-            yield name, (slots, weights, peers, incoming, metric, [0.7, 1.0, 0.2][: len(weights)])
+            coefficients = [0.7, 1.0, 0.2][: len(weights)]
+            yield name, (slots, weights, peers, incoming, metric, coefficients, table(metric, dtype))
 
 
 def placement_cost_backward(dtype: torch.dtype, metric: str, n: int, smooth=False) -> Iterator[Sample]:
     for name, arguments in placement_cost(dtype, metric, n, smooth):
-        yield name, (matrix(n, n, "transposed", "grad", dtype), *arguments)
+        yield name, (matrix(n, n, "transposed", "grad", compute(dtype)), *arguments)
 
 
 def swap_deltas(dtype: torch.dtype, metric: str, n: int, smooth=False) -> Iterator[Sample]:

@@ -50,6 +50,31 @@ CONNECTION = {
 }
 
 
+TABLE = inputs.table("table", torch.float64).contiguous()
+OUTSIDE = torch.tensor([[0.0, 0.1], [0.6, 0.8], [0.2, 0.3], [0.0, 0.0]]).double()  # |x| = 1 is outside too
+OUT_AT, IN_AT = torch.arange(4), torch.arange(3)
+CONNECTION |= {
+    "out_pos-edge-of-the-ball": (dict(out_pos=OUTSIDE, in_pos=IN / 2, metric="poincare"), ValueError, "out_pos"),
+    "in_pos-outside-the-ball": (dict(out_pos=OUT / 2, in_pos=IN + 1, metric="poincare"), ValueError, "in_pos"),
+    "table-oblong": (dict(out_pos=OUT_AT, in_pos=IN_AT, metric=TABLE[:5]), ValueError, "metric"),
+    "table-1-axis": (dict(out_pos=OUT_AT, in_pos=IN_AT, metric=TABLE[0]), ValueError, "metric"),
+    "table-int": (dict(out_pos=OUT_AT, in_pos=IN_AT, metric=TABLE.long()), TypeError, "metric"),
+    "table-nan": (dict(out_pos=OUT_AT, in_pos=IN_AT, metric=changed(TABLE, NAN)), ValueError, "metric"),
+    "table-meta": (
+        dict(out_pos=OUT_AT, in_pos=IN_AT, metric=torch.zeros_like(TABLE), weight=W.to("meta")),
+        ValueError,
+        "table",
+    ),
+    "table-with-points": (dict(metric=TABLE), TypeError, "out_pos"),
+    "table-int32-indices": (dict(out_pos=OUT_AT, in_pos=IN_AT.int(), metric=TABLE), TypeError, "in_pos"),
+    "table-2-axes": (dict(out_pos=OUT_AT[:, None], in_pos=IN_AT, metric=TABLE), ValueError, "out_pos"),
+    "table-index-count": (dict(out_pos=OUT_AT[:3], in_pos=IN_AT, metric=TABLE), ValueError, "out_pos"),
+    "table-index-negative": (dict(out_pos=OUT_AT - 1, in_pos=IN_AT, metric=TABLE), ValueError, "out_pos"),
+    "table-index-too-large": (dict(out_pos=OUT_AT, in_pos=IN_AT + 38, metric=TABLE), ValueError, "in_pos"),
+    "trailing-axes-count": (dict(weight=W[:, :2, None].expand(4, 2, 5)), ValueError, "in_pos"),
+}
+
+
 @pytest.mark.parametrize("arguments, error, name", CONNECTION.values(), ids=CONNECTION)
 def test_connection_cost(arguments, error, name, backend):
     with pytest.raises(error, match=rf"\b{name}\b"):
@@ -60,7 +85,8 @@ def test_connection_cost(arguments, error, name, backend):
 def test_add_grad(arguments, error, name, backend):
     arguments = dict(weight=W, out_pos=OUT, in_pos=IN) | arguments
     weight = arguments.pop("weight")
-    grad = torch.ones(3, dtype=torch.float64) if getattr(weight, "ndim", 2) == 1 else inputs.matrix(4, 3, seed="grad")
+    shape = getattr(weight, "shape", (4, 3))
+    grad = inputs.matrix(4, 3, seed="grad") if len(shape) == 2 else torch.ones(shape, dtype=torch.float64)
     before = grad.clone()
     with pytest.raises(error, match=rf"\b{name}s?\b"):
         bf.add_grad_(weight, grad, **arguments)
@@ -115,6 +141,18 @@ PLACEMENT = {
     "not-pairs": (dict(incoming=[W]), TypeError, "incoming"),
     "three-of-a-pair": (dict(outgoing=[(W.T, IN, 1.0)]), TypeError, "outgoing"),
     "metric": (dict(metric="l7"), ValueError, "metric"),
+    "slots-outside-the-ball": (
+        dict(slots=OUTSIDE, incoming=[(W, IN / 2)], metric="poincare"),
+        ValueError,
+        "slots",
+    ),
+    "peers-outside-the-ball": (dict(slots=OUT / 2, incoming=[(W, IN + 1)], metric="poincare"), ValueError, "peers"),
+    "weight-nan-of-a-product": (dict(incoming=[(changed(W, NAN), IN)], metric="l2"), ValueError, "weights?"),
+    "weight-infinite-sql2": (dict(outgoing=[(changed(W, INF).T, IN)], metric="sql2"), ValueError, "weights?"),
+    "weight-nan-torus": (dict(incoming=[(changed(W, NAN), IN)], metric="torus-l1"), ValueError, "weights?"),
+    "table-slots-float": (dict(metric=TABLE), TypeError, "slots"),
+    "table-slot-negative": (dict(slots=OUT_AT - 1, incoming=[(W, IN_AT)], metric=TABLE), ValueError, "slots"),
+    "table-peer-too-large": (dict(slots=OUT_AT, incoming=[(W, IN_AT + 38)], metric=TABLE), ValueError, "peers"),
 }
 
 
@@ -190,6 +228,13 @@ def test_positions_of_other_float_dtypes_are_converted(backend):
     assert bf.placement_cost(OUT.float(), incoming=[(W, IN.half())]).dtype == torch.float64
 
 
+def test_table_belongs_to_its_metric(backend):
+    with pytest.raises(ValueError, match="table must be given with metric 'table' and only then"):
+        torch.ops.bimt_fast.connection_cost(W, OUT, IN, "l1", 1.0, 0.1, TABLE)
+    with pytest.raises(ValueError, match="table must be given with metric 'table' and only then"):
+        torch.ops.bimt_fast.connection_cost(W, OUT_AT, IN_AT, "table", 1.0, 0.1)
+
+
 def test_meta_tensors_give_shapes():
     weight, out_pos, in_pos = (x.to("meta") for x in (W, OUT, IN))
     assert bf.connection_cost(weight, out_pos, in_pos).shape == ()
@@ -215,6 +260,7 @@ def wiring(model=None, **changes):
 
 AXES = {"0.weight": ("h", "in"), "2.weight": ("out", "h")}
 PLACES = {"in": IN, "h": OUT, "out": IN[:2]}
+INDICES = {"in": IN_AT, "h": OUT_AT, "out": IN_AT[:2]}
 DECLARATIONS = {
     "model": (dict(model=3), TypeError, "model"),
     "unknown-tensor": (dict(axes={"1.weight": ("h",)}), ValueError, "1.weight"),
@@ -230,6 +276,11 @@ DECLARATIONS = {
     "positions-list": (dict(positions=PLACES | {"h": OUT.tolist()}), TypeError, "positions of 'h'"),
     "positions-nan": (dict(positions=PLACES | {"h": changed(OUT, NAN)}), ValueError, "positions of 'h'"),
     "frozen": (dict(frozen=["nowhere"]), ValueError, "frozen"),
+    "outside-the-ball": (dict(metric="poincare", positions=PLACES | {"in": IN + 1}), ValueError, "positions of 'in'"),
+    "table-with-points": (dict(metric=TABLE), TypeError, "positions of 'in'"),
+    "table-oblong": (dict(metric=TABLE[:3]), ValueError, "metric"),
+    "table-index": (dict(metric=TABLE, positions=INDICES | {"h": OUT_AT + 37}), ValueError, "positions of 'h'"),
+    "table-2-axes": (dict(metric=TABLE, positions=INDICES | {"h": OUT_AT[:, None]}), ValueError, "positions of 'h'"),
     "metric": (dict(metric="l7"), ValueError, "metric"),
     "scale-type": (dict(distance_scale="1"), TypeError, "distance_scale"),
     "scale-negative": (dict(distance_scale=-1), ValueError, "distance_scale"),

@@ -1,6 +1,7 @@
 """Every formula against the whole cost recomputed with loops over single connections, in float64."""
 
 import itertools
+import math
 
 import inputs
 import pytest
@@ -9,11 +10,35 @@ import torch
 import bimt_fast as bf
 from bimt_fast.geometry import METRICS
 
-METRIC_DISTANCE = {"l1": lambda x, y: sum(abs(a - b) for a, b in zip(x, y, strict=True))}
+
+def differences(x, y):
+    return [abs(a - b) for a, b in zip(x, y, strict=True)]
+
+
+def around(x, y):
+    """Per axis, the shorter way round a circle of length 1."""
+    return [min(e % 1, 1 - e % 1) for e in differences(x, y)]
+
+
+METRIC_DISTANCE = {
+    "l1": lambda x, y: sum(differences(x, y)),
+    "l2": math.dist,
+    "sql2": lambda x, y: math.dist(x, y) ** 2,
+    "linf": lambda x, y: max(differences(x, y)),
+    "torus-l1": lambda x, y: sum(around(x, y)),
+    "torus-l2": lambda x, y: math.hypot(*around(x, y)),
+    "poincare": lambda x, y: math.acosh(
+        1 + 2 * math.dist(x, y) ** 2 / ((1 - math.hypot(*x) ** 2) * (1 - math.hypot(*y) ** 2))
+    ),
+}
 
 
 def distance(metric, x, y):
     return METRIC_DISTANCE[metric](x.tolist(), y.tolist())
+
+
+def positions(n, dim, kind, seed, metric):
+    return inputs.positions(n, dim, kind, seed, metric=metric)
 
 
 def cost_by_loops(weight, out_pos, in_pos, metric, scale, base):
@@ -34,13 +59,13 @@ def test_every_metric_has_a_formula_here():
     assert set(METRIC_DISTANCE) == set(METRICS)
 
 
-@pytest.mark.parametrize("dim", (1, 2, 3))
+@pytest.mark.parametrize("dim", (1, 2, 3, 8))
 @pytest.mark.parametrize("metric", METRICS)
 def test_connection_cost(metric, dim, backend):
     weight, out_pos, in_pos = (
         inputs.matrix(5, 7),
-        inputs.positions(5, dim, "random", 1),
-        inputs.positions(7, dim, "grid", 2),
+        positions(5, dim, "random", 1, metric),
+        positions(7, dim, "grid", 2, metric),
     )
     cost = bf.connection_cost(weight, out_pos, in_pos, metric=metric, distance_scale=0.7, base_length=0.3)
     assert cost.item() == pytest.approx(cost_by_loops(weight, out_pos, in_pos, metric, 0.7, 0.3), rel=1e-12)
@@ -50,8 +75,8 @@ def test_connection_cost(metric, dim, backend):
 def test_add_grad(metric, backend):
     weight, out_pos, in_pos = (
         inputs.matrix(5, 7),
-        inputs.positions(5, 2, "random", 1),
-        inputs.positions(7, 2, "random", 2),
+        positions(5, 2, "random", 1, metric),
+        positions(7, 2, "random", 2, metric),
     )
     before = inputs.matrix(5, 7, seed="grad")
     grad = before.clone()
@@ -68,8 +93,8 @@ def test_add_grad(metric, backend):
 @pytest.mark.parametrize("metric", METRICS)
 def test_placement_cost_moves_one_neuron(metric, dim, backend):
     n, sizes, scale = 5, (4, 3), 0.7
-    slots = inputs.positions(n, dim, "random", "slots")
-    below, above = (inputs.positions(m, dim, "random", m) for m in sizes)
+    slots = positions(n, dim, "random", "slots", metric)
+    below, above = (positions(m, dim, "random", m, metric) for m in sizes)
     incoming, outgoing = inputs.matrix(n, sizes[0]), inputs.matrix(sizes[1], n)
 
     def total(where):  # where[i]: the slot of neuron i; two neurons may share one
@@ -96,7 +121,7 @@ def test_placement_cost_moves_one_neuron(metric, dim, backend):
 @pytest.mark.parametrize("metric", METRICS)
 def test_swap_deltas_feed_forward(metric, moved, backend):
     n, m = 6, 4
-    slots, below = inputs.positions(n, 2, "random", "slots"), inputs.positions(m, 2, "random", "peers")
+    slots, below = positions(n, 2, "random", "slots", metric), positions(m, 2, "random", "peers", metric)
     weight = inputs.matrix(n, m)
     assignment = inputs.permutation(n) if moved else torch.arange(n)
 

@@ -88,7 +88,7 @@ def test_errors(call, error, message):
 
 @pytest.mark.parametrize("metric", geometry.METRICS)
 def test_metrics(metric):
-    x, y = bf.geometry.ring(7, dtype=torch.float64), bf.geometry.grid((3, 4), dtype=torch.float64)
+    x, y = bf.geometry.ring(7, dtype=torch.float64), 0.7 * bf.geometry.grid((3, 4), dtype=torch.float64)
     d = geometry.distances(x, y, metric)
     assert d.shape == (7, 12) and (d >= 0).all()
     assert torch.equal(geometry.distances(y, x, metric), d.T)

@@ -14,16 +14,18 @@ import bimt_fast as bf
 N, M = 400, 500  # enough work for several blocks per thread
 
 
-def large(op: str, dtype: torch.dtype = torch.float32) -> tuple:
-    slots, peers = inputs.positions(N, 2, "random", 1, dtype), inputs.positions(M, 2, "random", 2, dtype)
+def large(op: str, dtype: torch.dtype = torch.float32, metric: str = "l1") -> tuple:
+    slots = inputs.positions(N, 2, "random", 1, dtype, metric)
+    peers = inputs.positions(M, 2, "random", 2, dtype, metric)
+    table = inputs.table(metric, dtype)
     weight, back = inputs.matrix(N, M, dtype=dtype), inputs.matrix(M, N, dtype=dtype)
-    cost, flow, distance = (inputs.matrix(N, N, seed=k, dtype=dtype) for k in range(3))
+    cost, flow, distance = (inputs.matrix(N, N, seed=k, dtype=inputs.compute(dtype)) for k in range(3))
     moved, bias = inputs.permutation(N), inputs.matrix(1, 100_000, dtype=dtype)[0]
-    one, none = torch.tensor(1.3, dtype=dtype), torch.zeros(100_000, 1, dtype=dtype)
-    placement = (slots, [weight, back], [peers, peers], 1, "l1", [0.7, 1.0])
+    one, none = torch.tensor(1.3, dtype=inputs.compute(dtype)), torch.zeros(100_000, 1, dtype=inputs.compute(dtype))
+    placement = (slots, [weight, back], [peers, peers], 1, metric, [0.7, 1.0], table)
     swap = (cost, moved, flow.abs(), distance.abs())
     grads = [torch.ones_like(x) for x in (weight, back, bias)]
-    add_grad = ([weight, back, bias], grads, [slots, peers, none], [peers, slots, none], "l1", 0.3, [1.0] * 3)
+    add_grad = ([weight, back, bias], grads, [slots, peers, none], [peers, slots, none], metric, 0.3, [1.0] * 3)
     moments = [torch.zeros_like(x) for x in grads]
     return {
         "adamw": (
@@ -38,10 +40,11 @@ def large(op: str, dtype: torch.dtype = torch.float32) -> tuple:
             [0.1] * 3,
             [1e-2, 0.9, 0.99, 1e-8, 0.1, 0.3],
             False,
+            table,
         ),
-        "connection_cost": (weight, slots, peers, "l1", 0.7, 0.3),
-        "connection_cost_backward": (one, weight, slots, peers, "l1", 0.7, 0.3, [True] * 3),
-        "add_grad": (*add_grad, [0.5] * 3, [0.1] * 3),
+        "connection_cost": (weight, slots, peers, metric, 0.7, 0.3, table),
+        "connection_cost_backward": (one, weight, slots, peers, metric, 0.7, 0.3, [True] * 3, table),
+        "add_grad": (*add_grad, [0.5] * 3, [0.1] * 3, table),
         "placement_cost": placement,
         "placement_cost_backward": (cost, *placement),
         "swap_deltas": swap,
@@ -51,7 +54,7 @@ def large(op: str, dtype: torch.dtype = torch.float32) -> tuple:
 
 
 def bits(results) -> list[bytes]:
-    return [x.contiguous().numpy().tobytes() for x in results]
+    return [x.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for x in results]
 
 
 @pytest.fixture
@@ -64,13 +67,18 @@ def threads():
 
 @pytest.mark.parametrize("op", sorted(inputs.SAMPLES))
 def test_number_of_threads_changes_no_bit(op, cpu_backend, threads):
-    for dtype in inputs.DTYPES:
-        arguments = large(op, dtype)
+    cases = [(dtype, "l1") for dtype in inputs.DTYPES]
+    if op not in inputs.METRIC_FREE:
+        cases += [(torch.bfloat16, "l2"), (torch.float16, "sql2"), (torch.float64, "poincare")]
+        cases += [(torch.float32, metric) for metric in ("torus-l1", "linf")]
+        cases += [(torch.float32, "table")] if "backward" not in op else []
+    for dtype, metric in cases:
+        arguments = large(op, dtype, metric)
         results = []
         for count in (1, 2, 3):
             torch.set_num_threads(count)
             results.append(bits(inputs.call(op, arguments)))
-        assert results[0] == results[1] == results[2], dtype
+        assert results[0] == results[1] == results[2], (dtype, metric)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")

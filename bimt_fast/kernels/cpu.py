@@ -9,9 +9,9 @@ from pathlib import Path
 import torch  # before _cpu, which uses the OpenMP runtime that torch brings
 from torch import Tensor
 
-from ..geometry import metric_row
+from ..geometry import TABLE, TABLE_CODE, metric_row
 from .reference import adamw as _reference_adamw
-from .reference import placement_cost_backward, swap_deltas_backward
+from .reference import placement_cost_backward, swap_deltas_backward, widened
 
 try:
     from .. import _cpu
@@ -33,7 +33,8 @@ __all__ = [
     "swap_deltas_backward",
 ]
 
-_DTYPES = {torch.float32: 0, torch.float64: 1}  # the codes of csrc/bind_cpu.cpp
+_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # the codes of csrc/bind_cpu.cpp
+_FUSED = (torch.float32, torch.float64)  # what the AdamW kernel takes
 # From this size on, zeroing a fresh result page by page costs as much as computing it.
 _LARGE = 8 << 20
 _ABSENT = (0, 0, 0, 1, 1)
@@ -73,10 +74,11 @@ def connection_cost(
     metric: str,
     distance_scale: float,
     base_length: float,
-) -> Tensor:  # ()
+    table: Tensor | None = None,  # (P, P), with metric "table": then the positions are indices (n,) into it
+) -> Tensor:  # (), of the compute dtype
+    out_pos, in_pos = _coordinates(out_pos, table), _coordinates(in_pos, table)
     term = (*_matrix(weight), *_ABSENT, *_matrix(out_pos), *_matrix(in_pos), 1.0, distance_scale, base_length)
-    cost = _cpu.penalty(_DTYPES[weight.dtype], [term], metric_row(metric).code, 0.0, torch.get_num_threads())
-    return weight.new_full((), cost)
+    return _scalar(weight, _cpu.penalty(_DTYPES[weight.dtype], [term], *_metric(metric, table), 0.0, _threads()))
 
 
 def connection_cost_backward(
@@ -88,11 +90,13 @@ def connection_cost_backward(
     distance_scale: float,
     base_length: float,
     need: tuple[bool, bool, bool],
+    table: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     weight_grad = _prepare(torch.empty_like(weight)) if need[0] else None
     out_grad, in_grad = (
         torch.empty(x.shape, dtype=x.dtype) if n else None for x, n in zip((out_pos, in_pos), need[1:], strict=True)
     )
+    out_pos, in_pos = _coordinates(out_pos, table), _coordinates(in_pos, table)
     if any(need):
         term = (*_matrix(weight), *_matrix(weight_grad), *_matrix(out_pos), *_matrix(in_pos))
         _cpu.penalty_backward(
@@ -101,8 +105,8 @@ def connection_cost_backward(
             _address(out_grad),
             _address(in_grad),
             grad.item(),
-            metric_row(metric).code,
-            torch.get_num_threads(),
+            *_metric(metric, table),
+            _threads(),
         )
     return weight_grad, out_grad, in_grad
 
@@ -117,16 +121,18 @@ def add_grad(
     coefficients: list[float],
     distance_scales: list[float],
     base_lengths: list[float],
-) -> Tensor:  # ()
+    table: Tensor | None = None,
+) -> Tensor:  # (), of the compute dtype
     terms = []
-    described = {id(x): _matrix(x) for x in (*out_pos, *in_pos)}  # groups share their positions
+    coordinates = {id(x): _coordinates(x, table) for x in (*out_pos, *in_pos)}  # groups share their positions
+    described = {key: _matrix(x) for key, x in coordinates.items()}
     for w, g, x, y, coefficient, scale, base in zip(
         weights, grads, out_pos, in_pos, coefficients, distance_scales, base_lengths, strict=True
     ):
         positions = (*_ABSENT, *_ABSENT) if w.dim() == 1 else (*described[id(x)], *described[id(y)])
         terms.append((*_matrix(w), *_matrix(g), *positions, coefficient, scale, base))
-    cost = _cpu.penalty(_DTYPES[weights[0].dtype], terms, metric_row(metric).code, lam, torch.get_num_threads())
-    return weights[0].new_full((), cost)  # twice as fast as torch.tensor
+    cost = _cpu.penalty(_DTYPES[weights[0].dtype], terms, *_metric(metric, table), lam, _threads())
+    return _scalar(weights[0], cost)
 
 
 def adamw(
@@ -143,11 +149,12 @@ def adamw(
     base_lengths: list[float],
     settings: list[float],  # lr, beta1, beta2, eps, weight_decay, lam
     proximal: bool,
+    table: Tensor | None = None,
 ) -> Tensor:  # ()
     terms = []
     correction1 = {step: 1 - settings[1] ** step for step in set(steps)}
     correction2 = {step: 1 - settings[2] ** step for step in set(steps)}
-    described = {id(x): _matrix(x) for x in (*out_pos, *in_pos)}  # groups share their positions
+    described = {id(x): _matrix(_coordinates(x, table)) for x in (*out_pos, *in_pos)}  # groups share their positions
     for w, g, m, v, step, x, y, coefficient, scale, base in zip(
         weights, grads, exp_avgs, exp_avg_sqs, steps, out_pos, in_pos, coefficients, distance_scales, base_lengths,
         strict=True,
@@ -159,17 +166,17 @@ def adamw(
         else:
             layout, positions = (1, w.numel(), 1, 1), (*_ABSENT, *_ABSENT)
             dense = w.is_contiguous() or w.is_contiguous(memory_format=torch.channels_last)
-        if not dense or not strides == g.stride() == m.stride() == v.stride():
+        if w.dtype not in _FUSED or not dense or not strides == g.stride() == m.stride() == v.stride():
             return _reference_adamw(
                 weights, grads, exp_avgs, exp_avg_sqs, steps, out_pos, in_pos, metric, coefficients, distance_scales,
-                base_lengths, settings, proximal,
+                base_lengths, settings, proximal, table,
             )  # fmt: skip
         where = (w.data_ptr(), *layout, g.data_ptr(), *layout)
         moments = (m.data_ptr(), v.data_ptr(), correction1[step], correction2[step])
         terms.append((*where, *positions, coefficient, scale, base, *moments))
-    dtype, code = _DTYPES[weights[0].dtype], metric_row(metric).code
-    cost = _cpu.adamw(dtype, terms, code, tuple(settings), proximal, torch.get_num_threads())
-    return weights[0].new_full((), cost)
+    dtype = _DTYPES[weights[0].dtype]
+    cost = _cpu.adamw(dtype, terms, *_metric(metric, table), tuple(settings), proximal, _threads())
+    return _scalar(weights[0], cost)
 
 
 def placement_cost(
@@ -179,14 +186,19 @@ def placement_cost(
     incoming: int,  # how many of the lists' first entries are incoming
     metric: str,
     coefficients: list[float],
+    table: Tensor | None = None,
 ) -> Tensor:  # (n, n), with the strides of a transpose
-    dtype = weights[0].dtype if weights else slots.dtype
+    dtype = weights[0].dtype if weights else slots.dtype if table is None else table.dtype
+    coordinates = [_coordinates(y, table) for y in peers]  # kept alive during the call
+    slots = _coordinates(slots, table)
     parts = [
         (*_matrix(w if k < incoming else w.T), *_matrix(y), coefficient)
-        for k, (w, y, coefficient) in enumerate(zip(weights, peers, coefficients, strict=True))
+        for k, (w, y, coefficient) in enumerate(zip(weights, coordinates, coefficients, strict=True))
     ]
-    by_slot = _empty((slots.shape[0], slots.shape[0]), dtype)
-    _cpu.placement_cost(_DTYPES[dtype], _matrix(slots), parts, by_slot.data_ptr(), torch.get_num_threads())
+    by_slot = _empty((slots.shape[0], slots.shape[0]), slots.dtype)
+    _cpu.placement_cost(
+        _DTYPES[dtype], _matrix(slots), parts, incoming, *_metric(metric, table), by_slot.data_ptr(), _threads()
+    )
     return by_slot.T
 
 
@@ -199,7 +211,7 @@ def swap_deltas(
     deltas = _empty(cost.shape, cost.dtype)
     matrices, assignment = _swap_inputs(cost, assignment, flow, distance)
     c, f, d = (_matrix(x) for x in matrices)
-    _cpu.swap_deltas(_DTYPES[cost.dtype], c, _address(assignment), f, d, deltas.data_ptr(), torch.get_num_threads())
+    _cpu.swap_deltas(_DTYPES[cost.dtype], c, _address(assignment), f, d, deltas.data_ptr(), _threads())
     return deltas
 
 
@@ -221,7 +233,7 @@ def best_swaps(
         d,
         delta.data_ptr(),
         partner.data_ptr(),
-        torch.get_num_threads(),
+        _threads(),
     )
     return delta, partner
 
@@ -232,6 +244,25 @@ def _swap_inputs(cost, assignment, flow, distance):
         flow = distance = None
     matrices = [x if x is None or 1 in x.stride() else x.contiguous() for x in (cost, flow, distance)]
     return matrices, None if assignment is None else assignment.contiguous()
+
+
+def _metric(metric: str, table: Tensor | None) -> tuple[int, tuple[int, int, int, int, int]]:
+    """Code and distance tensor, which is absent for the metrics of the table of geometry.py."""
+    return (TABLE_CODE if metric == TABLE else metric_row(metric).code), _matrix(table)
+
+
+def _coordinates(positions: Tensor, table: Tensor | None) -> Tensor:
+    """Indices as a column of numbers: exact, as no table has 2^24 rows."""
+    return positions if table is None or positions.dim() != 1 else positions.to(table.dtype)[:, None]
+
+
+def _scalar(weight: Tensor, value: float) -> Tensor:
+    like = weight if weight.dtype in (torch.float32, torch.float64) else widened(weight.new_empty(()))
+    return like.new_full((), value)  # twice as fast as torch.tensor
+
+
+def _threads() -> int:
+    return torch.get_num_threads()
 
 
 def _matrix(x: Tensor | None) -> tuple[int, int, int, int, int]:
@@ -253,5 +284,5 @@ def _empty(shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 def _prepare(x: Tensor) -> Tensor:
     if x.nbytes >= _LARGE:
-        _cpu.prepare_result(x.data_ptr(), x.nbytes, torch.get_num_threads())
+        _cpu.prepare_result(x.data_ptr(), x.nbytes, _threads())
     return x

@@ -9,7 +9,7 @@ assignment problem.
 import torch
 from torch import Tensor
 
-from ..geometry import distances, metric_row
+from ..geometry import TABLE, distances, gap, metric_row
 
 
 def can_run(device: torch.device) -> tuple[bool, str]:
@@ -29,11 +29,12 @@ def connection_cost(
     metric: str,
     distance_scale: float,
     base_length: float,
-) -> Tensor:  # ()
+    table: Tensor | None = None,  # (P, P), with metric "table": then the positions are indices (n,) into it
+) -> Tensor:  # (), of the compute dtype: float32 for 16-bit weights
     """sum |W[o, i]| * (base_length + distance_scale * d(x_out[o], x_in[i]))"""
-    require_finite(out_pos=out_pos, in_pos=in_pos)
-    length = base_length + distance_scale * distances(out_pos, in_pos, metric)
-    return (weight.abs() * length).sum()
+    require_positions(metric, table, out_pos=out_pos, in_pos=in_pos)
+    length = base_length + distance_scale * _lengths(out_pos, in_pos, metric, table)
+    return (widened(weight).abs() * length).sum()
 
 
 def connection_cost_backward(
@@ -45,13 +46,16 @@ def connection_cost_backward(
     distance_scale: float,
     base_length: float,
     need: tuple[bool, bool, bool],
+    table: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of connection_cost for the weight and both positions, each None where not needed."""
     by_weight = by_out = by_in = None
+    w = widened(weight)
     if need[0]:
-        by_weight = grad * weight.sign() * (base_length + distance_scale * distances(out_pos, in_pos, metric))
+        length = base_length + distance_scale * _lengths(out_pos, in_pos, metric, table)
+        by_weight = (grad * w.sign() * length).to(weight.dtype)
     if need[1] or need[2]:
-        by_out, by_in = _distance_backward(grad * distance_scale * weight.abs(), out_pos, in_pos, metric)
+        by_out, by_in = _distance_backward(grad * distance_scale * w.abs(), out_pos, in_pos, metric)
     return by_weight, by_out if need[1] else None, by_in if need[2] else None
 
 
@@ -65,18 +69,21 @@ def add_grad(
     coefficients: list[float],
     distance_scales: list[float],
     base_lengths: list[float],
-) -> Tensor:  # ()
+    table: Tensor | None = None,
+) -> Tensor:  # (), of the compute dtype
     """grad += lam * coefficient * sign(W) * length for every tensor; returns sum coefficient * sum |W| * length."""
-    for x, y in zip(out_pos, in_pos, strict=True):
-        require_finite(out_pos=x, in_pos=y)
+    for w, x, y in zip(weights, out_pos, in_pos, strict=True):
+        if w.dim() > 1:
+            require_positions(metric, table, out_pos=x, in_pos=y)
     total = torch.zeros((), dtype=torch.float64, device=weights[0].device)
     for w, g, x, y, coefficient, scale, base in zip(
         weights, grads, out_pos, in_pos, coefficients, distance_scales, base_lengths, strict=True
     ):
-        length = base if w.dim() == 1 else base + scale * distances(x, y, metric)
-        g.add_(w.sign() * length, alpha=lam * coefficient)
-        total += coefficient * (w.abs() * length).sum()
-    return total.to(weights[0].dtype)
+        length = base if w.dim() == 1 else base + scale * _lengths(x, y, metric, table)
+        wide = widened(w)
+        g.copy_(widened(g).add(wide.sign() * length, alpha=lam * coefficient))
+        total += coefficient * (wide.abs() * length).sum()
+    return total.to(widened(weights[0]).dtype)
 
 
 def adamw(
@@ -93,30 +100,37 @@ def adamw(
     base_lengths: list[float],
     settings: list[float],  # lr, beta1, beta2, eps, weight_decay, lam
     proximal: bool,
+    table: Tensor | None = None,
 ) -> Tensor:  # ()
     """One step of AdamW with lam * coefficient * sign(W) * length in the gradient; returns the cost before it.
 
     Proximal: the penalty is left out of the gradient and shrinks the result by lr * lam * coefficient * length.
     """
-    for x, y in zip(out_pos, in_pos, strict=True):
-        require_finite(out_pos=x, in_pos=y)
     lr, beta1, beta2, eps, weight_decay, lam = settings
     total = torch.zeros((), dtype=torch.float64, device=weights[0].device)
-    for k, (w, g, m, v) in enumerate(zip(weights, grads, exp_avgs, exp_avg_sqs, strict=True)):
-        coefficient, length = coefficients[k], base_lengths[k]
-        if coefficient and w.dim() == 2:
-            length = length + distance_scales[k] * distances(out_pos[k], in_pos[k], metric)
-        total += coefficient * (w.abs() * length).sum()
-        charge = lam * coefficient * length
+    lengths = []
+    for w, x, y, coefficient, scale, base in zip(
+        weights, out_pos, in_pos, coefficients, distance_scales, base_lengths, strict=True
+    ):
+        connects = coefficient and w.dim() == 2
+        if connects:
+            require_positions(metric, table, out_pos=x, in_pos=y)
+        lengths.append(base + scale * _lengths(x, y, metric, table) if connects else base)
+    for k, (weight, g, exp_avg, exp_avg_sq) in enumerate(zip(weights, grads, exp_avgs, exp_avg_sqs, strict=True)):
+        w, g, m, v = (widened(x) for x in (weight, g, exp_avg, exp_avg_sq))
+        total += coefficients[k] * (w.abs() * lengths[k]).sum()
+        charge = lam * coefficients[k] * lengths[k]
         if not proximal:
             g = g + w.sign() * charge
-        m.lerp_(g, 1 - beta1)
-        v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+        m = m.lerp(g, 1 - beta1)
+        v = v * beta2 + (1 - beta2) * g * g
         root = v.sqrt() / (1 - beta2 ** steps[k]) ** 0.5 + eps
-        w.mul_(1 - lr * weight_decay).sub_(m / root * (lr / (1 - beta1 ** steps[k])))
+        w = w * (1 - lr * weight_decay) - m / root * (lr / (1 - beta1 ** steps[k]))
         if proximal:
-            w.copy_(w.sign() * (w.abs() - lr * charge).clamp(min=0))
-    return total.to(weights[0].dtype)
+            w = w.sign() * (w.abs() - lr * charge).clamp(min=0)
+        for old, new in ((weight, w), (exp_avg, m), (exp_avg_sq, v)):
+            old.copy_(new)
+    return total.to(widened(weights[0]).dtype)
 
 
 def placement_cost(
@@ -126,18 +140,22 @@ def placement_cost(
     incoming: int,  # how many of the lists' first entries are incoming
     metric: str,
     coefficients: list[float],
-) -> Tensor:  # (n, n)
+    table: Tensor | None = None,  # (P, P), with metric "table": then slots and peers are indices into it
+) -> Tensor:  # (n, n), of the compute dtype
     """C[i, p] = sum of coefficient * |W| * d over the connections of neuron i, were it in slot p."""
-    require_finite(slots=slots)
+    require_positions(metric, table, slots=slots)
     for w, y in zip(weights, peers, strict=True):
-        require_finite(weights=w, peers=y)
+        require_finite(weights=w)
+        require_positions(metric, table, peers=y)
     n = slots.shape[0]
-    by_slot = torch.zeros(n, n, dtype=slots.dtype, device=slots.device)  # in memory, slots are rows
+    dtype = slots.dtype if table is None else table.dtype
+    by_slot = torch.zeros(n, n, dtype=dtype, device=slots.device)  # in memory, slots are rows
     for k, (w, y, coefficient) in enumerate(zip(weights, peers, coefficients, strict=True)):
+        flow = widened(w).abs()
         if k < incoming:
-            by_slot = by_slot + coefficient * (distances(slots, y, metric) @ w.abs().T)
+            by_slot = by_slot + coefficient * (_lengths(slots, y, metric, table) @ flow.T)
         else:
-            by_slot = by_slot + coefficient * (distances(y, slots, metric).T @ w.abs())
+            by_slot = by_slot + coefficient * (_lengths(y, slots, metric, table).T @ flow)
     return by_slot.T
 
 
@@ -149,13 +167,18 @@ def placement_cost_backward(
     incoming: int,
     metric: str,
     coefficients: list[float],
+    table: Tensor | None = None,
 ) -> list[Tensor]:
-    """Gradients of placement_cost for slots, every weight and every peer position, in this order."""
+    """Gradients of placement_cost for slots, every weight and every peer position, in this order; indices get zeros."""
     by_slots, by_weights, by_peers = torch.zeros_like(slots), [], []
     for k, (w, y, coefficient) in enumerate(zip(weights, peers, coefficients, strict=True)):
-        neuron_first, scaled = (w if k < incoming else w.T), coefficient * grad
-        by_neuron = neuron_first.sign() * (scaled @ distances(slots, y, metric))
+        neuron_first, scaled = widened(w if k < incoming else w.T), coefficient * grad
+        length = _lengths(slots, y, metric, table) if k < incoming else _lengths(y, slots, metric, table).T
+        by_neuron = (neuron_first.sign() * (scaled @ length)).to(w.dtype)
         by_weights.append(by_neuron if k < incoming else by_neuron.T)
+        if table is not None:
+            by_peers.append(torch.zeros_like(y))
+            continue
         from_slots, from_peers = _distance_backward(scaled.T @ neuron_first.abs(), slots, y, metric)
         by_slots += from_slots
         by_peers.append(from_peers)
@@ -230,6 +253,15 @@ def _swap_form_backward(grad: Tensor) -> Tensor:
     return grad + grad.T - torch.diag(grad.sum(0) + grad.sum(1))
 
 
+def widened(x: Tensor) -> Tensor:
+    """In the dtype that kernels compute in: float32 for the 16-bit ones."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def _lengths(x: Tensor, y: Tensor, metric: str, table: Tensor | None) -> Tensor:
+    return distances(x, y, metric if table is None else table)
+
+
 def _distance_backward(grad: Tensor, x: Tensor, y: Tensor, metric: str) -> tuple[Tensor, Tensor]:
     """Gradients of sum grad[p, k] * d(x[p], y[k]) for x and y; d is symmetric, so one derivative gives both."""
     gradient = metric_row(metric).gradient
@@ -243,3 +275,15 @@ def require_finite(**tensors: Tensor) -> None:
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise ValueError(f"{name} must be finite, held NaN or infinity")
+
+
+def require_positions(metric: str, table: Tensor | None, **positions: Tensor) -> None:
+    """Refuses NaN and infinity, points outside the unit ball where the metric needs it, and indices out of range."""
+    if table is None:
+        require_finite(**positions)
+    for name, x in positions.items():
+        if metric == TABLE:
+            if x.numel() and not 0 <= x.min() <= x.max() < len(table):
+                raise ValueError(f"{name} must hold indices of rows of the table, from 0 to {len(table) - 1}, did not")
+        elif metric_row(metric).in_ball and not (gap(x.double()) > 0).all():
+            raise ValueError(f"{name} must lie inside the unit ball for metric {metric!r}, |x| reached 1")

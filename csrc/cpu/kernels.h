@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "metric.h"
+
 namespace bimt {
 
 struct baseline {};
@@ -22,23 +24,48 @@ struct Matrix {
   Matrix transposed() const { return {data, cols, rows, col_stride, row_stride}; }
 };
 
-// Which argument held NaN or infinity where that is refused.
-enum class Status { kOk, kOutPos, kInPos, kWeights, kCost, kFlow, kDistance };
+// How weights and gradients may be stored; kernels compute in Compute<S>.
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
+
+template <class S>
+struct ComputeOf {
+  using Type = S;
+};
+template <>
+struct ComputeOf<BFloat16> {
+  using Type = float;
+};
+template <>
+struct ComputeOf<Float16> {
+  using Type = float;
+};
+template <class S>
+using Compute = typename ComputeOf<S>::Type;
+
+// Which argument held NaN or infinity where that is refused; which positions were outside the unit ball where the
+// metric has no other points, or no rows of the table.
+enum class Status { kOk, kOutPos, kInPos, kWeights, kCost, kFlow, kDistance, kOutBall, kInBall, kOutIndex, kInIndex };
 
 // One tensor in the penalty coefficient * sum |weight| * (base_length + distance_scale * d(out_pos, in_pos)).
-template <class T>
+template <class S>
 struct PenaltyTerm {
-  Matrix<const T> weight;
-  Matrix<T> grad;  // null where only the cost is wanted
-  Matrix<const T> out_pos, in_pos;
+  Matrix<const S> weight;
+  Matrix<S> grad;                            // null where only the cost is wanted
+  Matrix<const Compute<S>> out_pos, in_pos;  // (rows, dim) and (cols, dim); for a table the indices, as one coordinate
   double coefficient, distance_scale, base_length;
 };
 
-template <class T>
+template <class S>
 struct PenaltyArgs {
-  const PenaltyTerm<T>* terms;
+  const PenaltyTerm<S>* terms;
   int64_t count;
   int metric;
+  Matrix<const Compute<S>> table;  // of kTable: d(out, in) at [out index, in index]
   double lam;
   int threads;
 };
@@ -49,8 +76,8 @@ struct Penalty {
 };
 
 // grad += lam * d cost / d weight for every term, and the cost of all. Nothing is written unless the status is kOk.
-template <class Isa, class T>
-Penalty penalty(const PenaltyArgs<T>& args);
+template <class Isa, class S>
+Penalty penalty(const PenaltyArgs<S>& args);
 
 // What AdamW keeps of one tensor, with the strides of the tensor, and 1 - beta^t of both moments.
 template <class T>
@@ -66,6 +93,7 @@ struct AdamWArgs {
   const Moments<T>* moments;
   int64_t count;
   int metric;
+  Matrix<const T> table;
   double lr, beta1, beta2, eps, weight_decay, lam;
   bool proximal;
   int threads;
@@ -76,23 +104,24 @@ struct AdamWArgs {
 template <class Isa, class T>
 Penalty adamw(const AdamWArgs<T>& args);
 
-template <class T>
+template <class S>
 struct PenaltyBackwardArgs {
-  PenaltyTerm<T> term;  // its grad, written rather than added to, may be null
-  T* out_pos_grad;      // (rows, dim) contiguous, or null
-  T* in_pos_grad;       // (cols, dim) contiguous, or null
+  PenaltyTerm<S> term;       // its grad, written rather than added to, may be null
+  Compute<S>* out_pos_grad;  // (rows, dim) contiguous, or null
+  Compute<S>* in_pos_grad;   // (cols, dim) contiguous, or null
   double grad;
   int metric;
+  Matrix<const Compute<S>> table;
   int threads;
 };
 
-template <class Isa, class T>
-Status penalty_backward(const PenaltyBackwardArgs<T>& args);
+template <class Isa, class S>
+Status penalty_backward(const PenaltyBackwardArgs<S>& args);
 
 // The neurons that are to be placed along one axis of a weight, their peers along the other.
-template <class T>
+template <class S>
 struct PlacementPart {
-  const T* weight;
+  const S* weight;
   int64_t peers;
   int64_t neuron_stride, peer_stride;
   double coefficient;
@@ -108,22 +137,45 @@ struct PlacementAxis {
   const int32_t* place_of_slot;
 };
 
-template <class T>
+template <class S>
 struct PlacementArgs {
   int64_t n;
-  const PlacementPart<T>* parts;
+  const PlacementPart<S>* parts;
   int64_t part_count;
   const PlacementAxis* axes;
   int64_t dim;
   const int32_t* slot_order;  // slots by their place on the last axis
   bool crowded;               // many peers share a knot: sum them in double
-  T* cost;                    // (slots, neurons) contiguous
+  int metric;                 // a separable one
+  Compute<S>* cost;           // (slots, neurons) contiguous
   int threads;
 };
 
-// Placement cost for the L1 metric, slots as rows.
-template <class Isa, class T>
-Status placement_cost(const PlacementArgs<T>& args);
+// Metrics whose distance is a sum over coordinates of piecewise linear or quadratic functions.
+constexpr bool is_separable(int metric) {
+  return metric == int(MetricCode::kL1) || metric == int(MetricCode::kTorusL1) || metric == int(MetricCode::kSql2);
+}
+
+// Placement cost for separable metrics, slots as rows.
+template <class Isa, class S>
+Status placement_cost(const PlacementArgs<S>& args);
+
+template <class S>
+struct PlacementProductArgs {
+  Matrix<const Compute<S>> slots;
+  const PlacementPart<S>* parts;
+  const Matrix<const Compute<S>>* peers;  // positions, one matrix a part
+  int64_t part_count;
+  int64_t incoming;  // parts in which the slots are rows of the table, peers its columns; in the others vice versa
+  int metric;
+  Matrix<const Compute<S>> table;
+  Compute<S>* cost;  // (slots, neurons) contiguous
+  int threads;
+};
+
+// Placement cost for any metric: a matrix product in tiles, whose distances are made on the fly.
+template <class Isa, class S>
+Status placement_product(const PlacementProductArgs<S>& args);
 
 template <class T>
 struct SwapArgs {

@@ -18,12 +18,13 @@ struct Coordinate {
 };
 
 template <class T>
-bool append_column(const Matrix<const T>& positions, int64_t k, std::vector<T>* to) {
+bool append_column(const Matrix<const T>& positions, int64_t k, bool circle, std::vector<T>* to) {
   bool finite = true;
   for (int64_t i = 0; i < positions.rows; ++i) {
     const T value = positions.at(i, k);
     finite &= std::isfinite(value);
-    to->push_back(value + 0);  // -0 becomes 0
+    const T turned = circle ? value - std::floor(value) : value;
+    to->push_back(circle && turned >= 1 ? 0 : turned + 0);  // -0 becomes 0
   }
   return finite;
 }
@@ -101,21 +102,22 @@ double middle(const std::vector<Coordinate>& a, const std::vector<Coordinate>& b
 }  // namespace
 
 template <class T>
-PlacementPlan plan_placement(const Matrix<const T>& slots, const std::vector<Matrix<const T>>& peers) {
+PlacementPlan plan_placement(const Matrix<const T>& slots, const std::vector<Matrix<const T>>& peers, int metric) {
   PlacementPlan plan;
+  const bool circle = metric == int(MetricCode::kTorusL1);
   plan.axes.resize(slots.cols);
   std::vector<Coordinate> places;
   for (int64_t k = 0; k < slots.cols; ++k) {
     std::vector<T> slot_values, peer_values;
-    if (!append_column(slots, k, &slot_values)) plan.status = Status::kOutPos;
+    if (!append_column(slots, k, circle, &slot_values)) plan.status = Status::kOutPos;
     for (const Matrix<const T>& positions : peers) {
-      if (!append_column(positions, k, &peer_values)) plan.status = Status::kInPos;
+      if (!append_column(positions, k, circle, &peer_values)) plan.status = Status::kInPos;
     }
     if (plan.status != Status::kOk) return plan;
     places = sorted(slot_values);
     const std::vector<Coordinate> knots = sorted(peer_values);
     PlacementPlan::Axis& axis = plan.axes[k];
-    const double origin = middle(places, knots);
+    const double origin = circle ? 0 : middle(places, knots);
     merge(places, origin, &axis.places, &axis.place_of_slot);
     plan.crowded |= merge(knots, origin, &axis.knots, &axis.knot_of_peer) > kFewPeers;
     plan.views.push_back({axis.knots.data(), static_cast<int64_t>(axis.knots.size()), axis.knot_of_peer.data(),
@@ -125,7 +127,7 @@ PlacementPlan plan_placement(const Matrix<const T>& slots, const std::vector<Mat
   return plan;
 }
 
-template PlacementPlan plan_placement(const Matrix<const float>&, const std::vector<Matrix<const float>>&);
-template PlacementPlan plan_placement(const Matrix<const double>&, const std::vector<Matrix<const double>>&);
+template PlacementPlan plan_placement(const Matrix<const float>&, const std::vector<Matrix<const float>>&, int);
+template PlacementPlan plan_placement(const Matrix<const double>&, const std::vector<Matrix<const double>>&, int);
 
 }  // namespace bimt

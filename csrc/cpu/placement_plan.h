@@ -22,6 +22,6 @@ struct PlacementPlan {
 };
 
 template <class T>
-PlacementPlan plan_placement(const Matrix<const T>& slots, const std::vector<Matrix<const T>>& peers);
+PlacementPlan plan_placement(const Matrix<const T>& slots, const std::vector<Matrix<const T>>& peers, int metric);
 
 }  // namespace bimt

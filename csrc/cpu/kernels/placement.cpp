@@ -1,11 +1,14 @@
-// Placement cost for the L1 metric, whose cost is a piecewise linear function of the slot on every coordinate axis.
+// Placement cost for separable metrics: a function of the slot on every coordinate axis, added up.
 //
 // A block of neurons lies along the vectors. Per axis, |weight| is first gathered by knot (the peers' distinct
-// coordinates); running sums over the knots then give the cost at every place (the slots' distinct coordinates):
-// f(t) = t (2 A(t) - A) + B - 2 B(t), with A(t) the weights of the knots up to t and B(t) their moments.
+// coordinates); running sums over the knots then give the cost at every place (the slots' distinct coordinates). For l1
+// f(t) = t (2 A(t) - A) + B - 2 B(t), with A(t) the weights of the knots up to t and B(t) their moments. On a circle of
+// length 1 (torus-l1) every knot has a second break, where the way round the other side becomes the shorter one. sql2
+// needs no order: its three moments over all knots give f(t) = t (t A - 2 B) + Q.
 
 #include "cpu/kernels.h"
 #include "cpu/simd.h"
+#include "cpu/storage.h"
 
 namespace bimt {
 namespace {
@@ -64,25 +67,46 @@ struct Tile {
   alignas(64) T data[kLanes<T> * kNeurons];
 };
 
-template <class T>
-void gather_tile(const T* weight, const PlacementPart<T>& part, int64_t peers, int64_t neurons, Tile<T>* tile) {
+template <class S, class T>
+void gather_tile(const S* weight, const PlacementPart<S>& part, int64_t peers, int64_t neurons, Tile<T>* tile) {
   for (int64_t k = 0; k < peers; ++k) {
-    for (int64_t i = 0; i < kNeurons; ++i) {
-      tile->data[k * kNeurons + i] = i < neurons ? weight[k * part.peer_stride + i * part.neuron_stride] : T(0);
-    }
+    T* const to = tile->data + k * kNeurons;
+    read_row(weight + k * part.peer_stride, part.neuron_stride, neurons, to);
+    for (int64_t i = neurons; i < kNeurons; ++i) to[i] = 0;
   }
 }
 
-template <class T>
-void transpose_tile(const T* weight, int64_t neuron_stride, Tile<T>* tile) {
+template <class V, class T>
+BIMT_INLINE V load_widened(const T* from) {
+  return load<V>(from);
+}
+
+template <class V>
+BIMT_INLINE V load_widened(const BFloat16* from) {
+  V wide;
+  BIMT_UNROLL
+  for (int i = 0; i < kLanes<float>; ++i) wide[i] = widened(from[i]);
+  return wide;
+}
+
+template <class V>
+BIMT_INLINE V load_widened(const Float16* from) {
+  V wide;
+  BIMT_UNROLL
+  for (int i = 0; i < kLanes<float>; ++i) wide[i] = widened(from[i]);
+  return wide;
+}
+
+template <class S, class T>
+void transpose_tile(const S* weight, int64_t neuron_stride, Tile<T>* tile) {
   BIMT_UNROLL
   for (int group = 0; group < kRows<T>; ++group) {
     Full<T> rows[kLanes<T>];
     BIMT_UNROLL
     for (int i = 0; i < kLanes<T>; ++i) {
-      const T* const row = weight + (group * kLanes<T> + i) * neuron_stride;
+      const S* const row = weight + (group * kLanes<T> + i) * neuron_stride;
       prefetch(row + kPrefetchColumns);
-      rows[i] = load<Full<T>>(row);
+      rows[i] = load_widened<Full<T>>(row);
     }
     transpose<T>(rows);
     BIMT_UNROLL
@@ -90,22 +114,24 @@ void transpose_tile(const T* weight, int64_t neuron_stride, Tile<T>* tile) {
   }
 }
 
-template <class T, class Sum>
+template <class S, class Sum>
 class BlockPlacement {
+  using T = Compute<S>;
+
  public:
-  static int64_t sum_count(const PlacementArgs<T>& args) {
+  static int64_t sum_count(const PlacementArgs<S>& args) {
     int64_t count = 0;
     for (int64_t a = 0; a < args.dim; ++a) count += args.axes[a].knot_count * kNeurons;
     return count;
   }
 
-  static int64_t table_count(const PlacementArgs<T>& args) {
+  static int64_t table_count(const PlacementArgs<S>& args) {
     int64_t count = 0;
     for (int64_t a = 0; a + 1 < args.dim; ++a) count += args.axes[a].place_count * kNeurons;
     return count;
   }
 
-  BlockPlacement(const PlacementArgs<T>& args, int64_t block, Sum* sums, T* tables)
+  BlockPlacement(const PlacementArgs<S>& args, int64_t block, Sum* sums, T* tables)
       : args_(args),
         first_(block * kNeurons),
         neurons_(smaller(kNeurons, args.n - first_)),
@@ -137,25 +163,24 @@ class BlockPlacement {
   }
 
  private:
-  void gather(const PlacementPart<T>& part, int64_t first_peer) {
-    const T* const weight = part.weight + first_ * part.neuron_stride;
-    const bool whole = neurons_ == kNeurons;
+  void gather(const PlacementPart<S>& part, int64_t first_peer) {
+    const S* const weight = part.weight + first_ * part.neuron_stride;
     Tile<T> tile;
     for (int64_t k = 0; k < part.peers; k += kLanes<T>) {
-      const T* const from = weight + k * part.peer_stride;
+      const S* const from = weight + k * part.peer_stride;
       const int64_t peers = smaller(kLanes<T>, part.peers - k);
-      const T* rows = tile.data;
-      int64_t stride = kNeurons;
-      if (whole && part.neuron_stride == 1) {
-        rows = from;
-        stride = part.peer_stride;
-      } else if (whole && part.peer_stride == 1 && peers == kLanes<T>) {
-        transpose_tile(from, part.neuron_stride, &tile);
-      } else {
-        gather_tile(from, part, peers, neurons_, &tile);
-      }
-      add_rows(rows, stride, peers, first_peer + k, static_cast<T>(part.coefficient));
+      const bool direct = !kNarrow<S> && neurons_ == kNeurons && part.neuron_stride == 1;
+      if (!direct) fill(&tile, from, part, peers);
+      const T* const rows = direct ? reinterpret_cast<const T*>(from) : tile.data;
+      add_rows(rows, direct ? part.peer_stride : kNeurons, peers, first_peer + k, static_cast<T>(part.coefficient));
     }
+  }
+
+  void fill(Tile<T>* tile, const S* from, const PlacementPart<S>& part, int64_t peers) {
+    if (neurons_ == kNeurons && part.peer_stride == 1 && peers == kLanes<T>) {
+      return transpose_tile(from, part.neuron_stride, tile);
+    }
+    gather_tile(from, part, peers, neurons_, tile);
   }
 
   void add_rows(const T* rows, int64_t stride, int64_t peers, int64_t first_peer, T coefficient) {
@@ -197,6 +222,91 @@ class BlockPlacement {
   // Calls emit(place, values of the block's neurons) for every place in order.
   template <class Emit>
   BIMT_INLINE bool scan(const PlacementAxis& axis, const Sum* sums, Emit emit) {
+    if (args_.metric == int(MetricCode::kSql2)) return scan_moments(axis, sums, emit);
+    if (args_.metric == int(MetricCode::kTorusL1)) return scan_circle(axis, sums, emit);
+    return scan_line(axis, sums, emit);
+  }
+
+  // False when a weight was not finite.
+  static BIMT_INLINE bool finite(const Wide* weight) {
+    Wide poison = {};
+    for (int i = 0; i < kSums; ++i) poison += weight[i] - weight[i];
+    double sum = 0;
+    for (int i = 0; i < kWide; ++i) sum += poison[i];
+    return sum == 0;
+  }
+
+  template <class Emit>
+  bool scan_moments(const PlacementAxis& axis, const Sum* sums, Emit emit) {
+    Wide weight[kSums] = {}, moment[kSums] = {}, square[kSums] = {}, here[kSums];
+    for (int64_t l = 0; l < axis.knot_count; ++l) {
+      widen(sums + l * kNeurons, here);
+      const double knot = axis.knots[l];
+      BIMT_UNROLL
+      for (int i = 0; i < kSums; ++i) {
+        weight[i] += here[i];
+        moment[i] += here[i] * knot;
+        square[i] += here[i] * (knot * knot);
+      }
+    }
+    for (int64_t place = 0; place < axis.place_count; ++place) {
+      const double t = axis.places[place];
+      BIMT_UNROLL
+      for (int i = 0; i < kSums; ++i) here[i] = (weight[i] * t - (moment[i] + moment[i])) * t + square[i];
+      Full<T> value[kRows<T>];
+      narrow(here, value);
+      emit(place, value);
+    }
+    return finite(weight);
+  }
+
+  // f(t) = weight t - moment between breaks. Knots and places lie in [0, 1).
+  template <class Emit>
+  bool scan_circle(const PlacementAxis& axis, const Sum* sums, Emit emit) {
+    Wide weight[kSums] = {}, moment[kSums] = {}, here[kSums];
+    const int64_t count = axis.knot_count;
+    int64_t far = 0;  // the first knot whose opposite, half a turn away, lies before it
+    for (int64_t l = 0; l < count; ++l) {
+      const double knot = axis.knots[l];
+      far += knot < 0.5;
+      widen(sums + l * kNeurons, here);
+      const double slope = knot < 0.5 ? -1.0 : 1.0, start = knot < 0.5 ? knot : 1 - knot;
+      BIMT_UNROLL
+      for (int i = 0; i < kSums; ++i) {
+        weight[i] += here[i] * slope;
+        moment[i] -= here[i] * start;
+      }
+    }
+    const bool all_finite = finite(weight);
+    const auto bend = [&](int64_t l, double at, double change) {
+      widen(sums + l * kNeurons, here);
+      BIMT_UNROLL
+      for (int i = 0; i < kSums; ++i) {
+        weight[i] += here[i] * change;
+        moment[i] += here[i] * (change * at);
+      }
+    };
+    const auto opposite = [&](int64_t turned) {
+      return turned < count - far ? axis.knots[far + turned] - 0.5 : axis.knots[turned - (count - far)] + 0.5;
+    };
+    int64_t l = 0, turned = 0;
+    for (int64_t place = 0; place < axis.place_count; ++place) {
+      const double t = axis.places[place];
+      for (; l < count && axis.knots[l] <= t; ++l) bend(l, axis.knots[l], 2.0);
+      for (; turned < count && opposite(turned) <= t; ++turned) {
+        bend(turned < count - far ? far + turned : turned - (count - far), opposite(turned), -2.0);
+      }
+      BIMT_UNROLL
+      for (int i = 0; i < kSums; ++i) here[i] = weight[i] * t - moment[i];
+      Full<T> value[kRows<T>];
+      narrow(here, value);
+      emit(place, value);
+    }
+    return all_finite;
+  }
+
+  template <class Emit>
+  BIMT_INLINE bool scan_line(const PlacementAxis& axis, const Sum* sums, Emit emit) {
     Wide weight[kSums] = {}, moment[kSums] = {}, here[kSums];
     for (int64_t l = 0; l < axis.knot_count; ++l) {
       widen(sums + l * kNeurons, here);
@@ -206,8 +316,7 @@ class BlockPlacement {
         moment[i] -= here[i] * axis.knots[l];
       }
     }
-    Wide poison = {};
-    for (int i = 0; i < kSums; ++i) poison += weight[i] - weight[i];
+    const bool all_finite = finite(weight);
 
     // From here on weight is 2 A(t) - A and moment is 2 B(t) - B.
     int64_t l = 0;
@@ -228,9 +337,7 @@ class BlockPlacement {
       narrow(here, value);
       emit(place, value);
     }
-    double sum = 0;
-    for (int i = 0; i < kWide; ++i) sum += poison[i];
-    return sum == 0;
+    return all_finite;
   }
 
   template <bool Stream>
@@ -275,16 +382,16 @@ class BlockPlacement {
     }
   }
 
-  const PlacementArgs<T>& args_;
+  const PlacementArgs<S>& args_;
   const int64_t first_, neurons_;
   Sum* const sums_;
   T* const tables_;
 };
 
-template <class T>
-bool weights_finite(const PlacementArgs<T>& args) {
+template <class S>
+bool weights_finite(const PlacementArgs<S>& args) {
   for (int64_t p = 0; p < args.part_count; ++p) {
-    const PlacementPart<T>& part = args.parts[p];
+    const PlacementPart<S>& part = args.parts[p];
     const bool rows = part.peer_stride == 1;
     const int64_t outer = rows ? args.n : part.peers, inner = rows ? part.peers : args.n;
     const int64_t outer_stride = rows ? part.neuron_stride : part.peer_stride;
@@ -292,7 +399,7 @@ bool weights_finite(const PlacementArgs<T>& args) {
     for (int64_t i = 0; i < outer; ++i) {
       bool finite = true;
       for (int64_t j = 0; j < inner; ++j) {
-        const T w = part.weight[i * outer_stride + j * inner_stride];
+        const Compute<S> w = widened(part.weight[i * outer_stride + j * inner_stride]);
         finite &= w - w == 0;
       }
       if (!finite) return false;
@@ -301,9 +408,10 @@ bool weights_finite(const PlacementArgs<T>& args) {
   return true;
 }
 
-template <class T, class Sum>
-Status run(const PlacementArgs<T>& args) {
-  using Placement = BlockPlacement<T, Sum>;
+template <class S, class Sum>
+Status run(const PlacementArgs<S>& args) {
+  using T = Compute<S>;
+  using Placement = BlockPlacement<S, Sum>;
   int64_t peers = 0;
   for (int64_t p = 0; p < args.part_count; ++p) peers += args.parts[p].peers;
   const int64_t blocks = divide_up(args.n, kNeurons);
@@ -321,25 +429,26 @@ Status run(const PlacementArgs<T>& args) {
   return all_finite || weights_finite(args) ? Status::kOk : Status::kWeights;
 }
 
-template <class T>
-Status run_placement(const PlacementArgs<T>& args) {
+template <class S>
+Status run_placement(const PlacementArgs<S>& args) {
   if (args.dim == 0) {
-    std::memset(args.cost, 0, args.n * args.n * sizeof(T));
+    std::memset(args.cost, 0, args.n * args.n * sizeof(Compute<S>));
     return weights_finite(args) ? Status::kOk : Status::kWeights;
   }
-  return args.crowded ? run<T, double>(args) : run<T, T>(args);
+  return args.crowded ? run<S, double>(args) : run<S, Compute<S>>(args);
 }
 
 }  // namespace
 
-template <>
-Status placement_cost<BIMT_ISA, float>(const PlacementArgs<float>& args) {
-  return run_placement(args);
-}
+#define BIMT_INSTANTIATE(S)                                          \
+  template <>                                                        \
+  Status placement_cost<BIMT_ISA, S>(const PlacementArgs<S>& args) { \
+    return run_placement(args);                                      \
+  }
 
-template <>
-Status placement_cost<BIMT_ISA, double>(const PlacementArgs<double>& args) {
-  return run_placement(args);
-}
+BIMT_INSTANTIATE(float)
+BIMT_INSTANTIATE(double)
+BIMT_INSTANTIATE(BFloat16)
+BIMT_INSTANTIATE(Float16)
 
 }  // namespace bimt
