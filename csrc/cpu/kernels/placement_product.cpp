@@ -50,10 +50,13 @@ struct Points {
   T gap(int64_t i) const { return coordinates[dim * count + i]; }
 };
 
-// to[s] = d(slots first + s, the peer), for count slots and zeros up to kSlots.
+// As many as the micro-kernel takes at once, or several times that.
+constexpr int64_t whole_rows(int64_t slots) { return divide_up(slots, kRows) * kRows; }
+
+// to[s] = d(slots first + s, the peer), for count slots, and zeros up to whole rows.
 template <class Metric, class T>
 void distances(const Points<T>& slots, int64_t first, int64_t count, const Points<T>& peers, int64_t peer, T* to) {
-  for (int64_t s = 0; s < kSlots; ++s) to[s] = 0;
+  for (int64_t s = 0; s < whole_rows(count); ++s) to[s] = 0;
   for (int64_t k = 0; k < slots.dim; ++k) {
     const T y = peers.at(peer, k);
     const T* const x = slots.coordinates + k * slots.count + first;
@@ -65,12 +68,25 @@ void distances(const Points<T>& slots, int64_t first, int64_t count, const Point
   for (int64_t s = 0; s < count; ++s) to[s] = Metric::finish(to[s], Metric::kInBall ? gap[s] : T(1), peer_gap);
 }
 
+// Row by row or column by column of the table, whichever lies together in memory.
 template <class T>
 void distances_by_table(const Matrix<const T>& table, const Points<T>& slots, int64_t first, int64_t count,
-                        const Points<T>& peers, int64_t peer, T* to) {
-  const T* const column = table.data + int64_t(peers.at(peer, 0)) * table.col_stride;
-  for (int64_t s = 0; s < count; ++s) to[s] = column[int64_t(slots.at(first + s, 0)) * table.row_stride];
-  for (int64_t s = count; s < kSlots; ++s) to[s] = 0;
+                        const Points<T>& peers, int64_t peer, int64_t peer_count, T* to) {
+  const auto at = [&](int64_t s, int64_t k) {
+    return table.at(int64_t(slots.at(first + s, 0)), int64_t(peers.at(peer + k, 0)));
+  };
+  if (table.row_stride > table.col_stride) {
+    for (int64_t s = 0; s < count; ++s) {
+      for (int64_t k = 0; k < peer_count; ++k) to[k * kSlots + s] = at(s, k);
+    }
+  } else {
+    for (int64_t k = 0; k < peer_count; ++k) {
+      for (int64_t s = 0; s < count; ++s) to[k * kSlots + s] = at(s, k);
+    }
+  }
+  for (int64_t k = 0; k < peer_count; ++k) {
+    for (int64_t s = count; s < whole_rows(count); ++s) to[k * kSlots + s] = 0;
+  }
 }
 
 // What one thread works with.
@@ -116,7 +132,9 @@ class Product {
   bool run(int64_t first_slot, int64_t first_neuron, const T* peer_coordinates, Workspace<T>* work) const {
     const int64_t slots = smaller(kSlots, n() - first_slot), neurons = smaller(kNeurons, n() - first_neuron);
     const int64_t panels = divide_up(neurons, kPanel<T>);
-    for (int64_t i = 0; i < kSlots * kNeurons; ++i) work->sums[i] = 0;
+    for (int64_t panel = 0; panel < panels; ++panel) {
+      std::memset(work->sums + panel * kSlots * kPanel<T>, 0, whole_rows(slots) * kPanel<T> * sizeof(double));
+    }
     bool finite = true;
     for (int64_t p = 0; p < args_.part_count; ++p) {
       const PlacementPart<S>& part = args_.parts[p];
@@ -180,9 +198,7 @@ class Product {
                T* to) const {
     if (args_.metric == int(MetricCode::kTable)) {
       const Matrix<const T> table = p < args_.incoming ? args_.table : args_.table.transposed();
-      for (int64_t k = 0; k < peer_count; ++k) {
-        distances_by_table(table, slots_, first, count, peers, peer + k, to + k * kSlots);
-      }
+      distances_by_table(table, slots_, first, count, peers, peer, peer_count, to);
       return;
     }
     with_metric<T>(args_.metric, [&](auto metric) {
