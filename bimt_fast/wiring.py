@@ -461,7 +461,7 @@ class Wiring:
 
     def _check_coordinates(self, entry: _Entry) -> None:
         if entry.is_connection:
-            counts = [self._slots[g].shape[1] for g in entry.groups]
+            counts = [self._slots[g].shape[1:].numel() for g in entry.groups]  # 1 for indices into a table
             if counts[0] != counts[1]:
                 raise ValueError(
                     f"positions of {entry.groups[0]!r} and {entry.groups[1]!r}, joined by {entry.name!r},"

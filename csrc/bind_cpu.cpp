@@ -171,18 +171,18 @@ double bind_penalty(int dtype, const py::list& descriptions, int metric, const p
 double bind_adamw(int dtype, const py::list& descriptions, int metric, const py::tuple& table,
                   const py::tuple& settings, bool proximal, int threads) {
   check_metric(metric);
-  return with_dtype(dtype, [&](auto zero) {
-    using T = decltype(zero);
-    std::vector<PenaltyTerm<T>> terms;
-    std::vector<Moments<T>> moments;
+  return with_storage(dtype, [&](auto zero) {
+    using S = decltype(zero);
+    std::vector<PenaltyTerm<S>> terms;
+    std::vector<Moments<S>> moments;
     for (py::handle description : descriptions) {
       Fields fields(description);
-      terms.push_back(penalty_term<T>(fields));
-      moments.push_back({fields.address<T>(), fields.address<T>(), fields.real(), fields.real()});
+      terms.push_back(penalty_term<S>(fields));
+      moments.push_back({fields.address<S>(), fields.address<S>(), fields.real(), fields.real()});
     }
     Fields group(settings);
-    AdamWArgs<T> args = {terms.data(), moments.data(), static_cast<int64_t>(terms.size()), metric};
-    args.table = Fields(table).matrix<const T>();
+    AdamWArgs<S> args = {terms.data(), moments.data(), static_cast<int64_t>(terms.size()), metric};
+    args.table = Fields(table).matrix<const Compute<S>>();
     for (double* setting : {&args.lr, &args.beta1, &args.beta2, &args.eps, &args.weight_decay, &args.lam}) {
       *setting = group.real();
     }

@@ -44,7 +44,7 @@ def result_dtypes(op, arguments, count):
     if op == "connection_cost_backward":
         return [x.dtype for x, need in zip(arguments[1:4], arguments[7], strict=True) if need]
     weight = inputs.tensors(arguments)[0]
-    later = weight.dtype if op == "add_grad" else inputs.compute(weight.dtype)
+    later = weight.dtype if op in inputs.CHANGED else inputs.compute(weight.dtype)
     if op == "placement_cost":  # indices have no dtype of their own
         weight = later = next(x for x in inputs.tensors(arguments)[::-1] if x.is_floating_point())
         return [inputs.compute(weight.dtype)]

@@ -34,7 +34,6 @@ __all__ = [
 ]
 
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # the codes of csrc/bind_cpu.cpp
-_FUSED = (torch.float32, torch.float64)  # what the AdamW kernel takes
 # From this size on, zeroing a fresh result page by page costs as much as computing it.
 _LARGE = 8 << 20
 _ABSENT = (0, 0, 0, 1, 1)
@@ -154,7 +153,8 @@ def adamw(
     terms = []
     correction1 = {step: 1 - settings[1] ** step for step in set(steps)}
     correction2 = {step: 1 - settings[2] ** step for step in set(steps)}
-    described = {id(x): _matrix(_coordinates(x, table)) for x in (*out_pos, *in_pos)}  # groups share their positions
+    coordinates = {id(x): _coordinates(x, table) for x in (*out_pos, *in_pos)}  # groups share their positions
+    described = {key: _matrix(x) for key, x in coordinates.items()}
     for w, g, m, v, step, x, y, coefficient, scale, base in zip(
         weights, grads, exp_avgs, exp_avg_sqs, steps, out_pos, in_pos, coefficients, distance_scales, base_lengths,
         strict=True,
@@ -166,7 +166,7 @@ def adamw(
         else:
             layout, positions = (1, w.numel(), 1, 1), (*_ABSENT, *_ABSENT)
             dense = w.is_contiguous() or w.is_contiguous(memory_format=torch.channels_last)
-        if w.dtype not in _FUSED or not dense or not strides == g.stride() == m.stride() == v.stride():
+        if not dense or not strides == g.stride() == m.stride() == v.stride():
             return _reference_adamw(
                 weights, grads, exp_avgs, exp_avg_sqs, steps, out_pos, in_pos, metric, coefficients, distance_scales,
                 base_lengths, settings, proximal, table,

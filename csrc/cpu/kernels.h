@@ -80,20 +80,20 @@ template <class Isa, class S>
 Penalty penalty(const PenaltyArgs<S>& args);
 
 // What AdamW keeps of one tensor, with the strides of the tensor, and 1 - beta^t of both moments.
-template <class T>
+template <class S>
 struct Moments {
-  T *exp_avg, *exp_avg_sq;
+  S *exp_avg, *exp_avg_sq;
   double correction1, correction2;
 };
 
 // A term's weight is changed and its grad is read. Along one axis both must be contiguous, with the same strides.
-template <class T>
+template <class S>
 struct AdamWArgs {
-  const PenaltyTerm<T>* terms;
-  const Moments<T>* moments;
+  const PenaltyTerm<S>* terms;
+  const Moments<S>* moments;
   int64_t count;
   int metric;
-  Matrix<const T> table;
+  Matrix<const Compute<S>> table;
   double lr, beta1, beta2, eps, weight_decay, lam;
   bool proximal;
   int threads;
@@ -101,8 +101,8 @@ struct AdamWArgs {
 
 // One step for every term, with the penalty in the gradient or as a shrinkage behind the step; returns the cost before
 // it. Nothing is written unless the status is kOk.
-template <class Isa, class T>
-Penalty adamw(const AdamWArgs<T>& args);
+template <class Isa, class S>
+Penalty adamw(const AdamWArgs<S>& args);
 
 template <class S>
 struct PenaltyBackwardArgs {

@@ -358,8 +358,29 @@ struct Update {
   }
 };
 
-template <class Metric, class T>
-double adamw_of_block(const Job<T>& job, const Block& block, const Step<T>& step, const Moments<T>& moments,
+// One step for consecutive elements; 16-bit ones are widened for it and rounded when written.
+template <class S, class T>
+double adamw_of_piece(const Step<T>& step, const T* length, int64_t count, const S* grad, S* w, S* mean, S* square,
+                      bool proximal) {
+  if constexpr (kNarrow<S>) {
+    alignas(64) T g[kChunk], p[kChunk], m[kChunk], v[kChunk];
+    read_row(grad, 1, count, g);
+    read_row(w, 1, count, p);
+    read_row(mean, 1, count, m);
+    read_row(square, 1, count, v);
+    const double cost = adamw_of_piece<T, T>(step, length, count, g, p, m, v, proximal);
+    write_row(p, count, w, 1);
+    write_row(m, count, mean, 1);
+    write_row(v, count, square, 1);
+    return cost;
+  } else {
+    return proximal ? sweep(w, length, count, Update<true, T>{step, grad, w, mean, square})
+                    : sweep(w, length, count, Update<false, T>{step, grad, w, mean, square});
+  }
+}
+
+template <class Metric, class S, class T>
+double adamw_of_block(const Job<S>& job, const Block& block, const Step<T>& step, const Moments<S>& moments,
                       bool proximal) {
   alignas(64) T length[kChunk];
   const bool same_length = job.dim == 0;
@@ -371,20 +392,18 @@ double adamw_of_block(const Job<T>& job, const Block& block, const Step<T>& step
       if (!same_length) lengths(Metric(), job, row, col, count, job.scale, job.base, length);
       // The moments have the strides of the weight, so one offset serves all.
       const int64_t offset = row * job.weight.row_stride + col;
-      T* const w = const_cast<T*>(job.weight.data) + offset;
-      const T* const grad = job.grad.data + offset;
-      T *const mean = moments.exp_avg + offset, *const square = moments.exp_avg_sq + offset;
-      total += proximal ? sweep(w, length, count, Update<true, T>{step, grad, w, mean, square})
-                        : sweep(w, length, count, Update<false, T>{step, grad, w, mean, square});
+      total += adamw_of_piece(step, length, count, job.grad.data + offset, const_cast<S*>(job.weight.data) + offset,
+                              moments.exp_avg + offset, moments.exp_avg_sq + offset, proximal);
     }
   }
   return total;
 }
 
-template <class T>
-Penalty run_adamw(const AdamWArgs<T>& args) {
-  return run_blocks<T>(args, [&](int64_t i, const Job<T>& job, const Block& block) {
-    const Moments<T>& moments = args.moments[i];
+template <class S>
+Penalty run_adamw(const AdamWArgs<S>& args) {
+  using T = Compute<S>;
+  return run_blocks<S>(args, [&](int64_t i, const Job<S>& job, const Block& block) {
+    const Moments<S>& moments = args.moments[i];
     const double charge = args.lam * args.terms[i].coefficient * (args.proximal ? args.lr : 1);
     const Step<T> step = {T(1 - args.lr * args.weight_decay),
                           T(1 - args.beta1),
@@ -530,6 +549,10 @@ Status run_backward(const PenaltyBackwardArgs<S>& args) {
     return run_penalty(args);                                                \
   }                                                                          \
   template <>                                                                \
+  Penalty adamw<BIMT_ISA, S>(const AdamWArgs<S>& args) {                     \
+    return run_adamw(args);                                                  \
+  }                                                                          \
+  template <>                                                                \
   Status penalty_backward<BIMT_ISA, S>(const PenaltyBackwardArgs<S>& args) { \
     return run_backward(args);                                               \
   }
@@ -538,15 +561,5 @@ BIMT_INSTANTIATE(float)
 BIMT_INSTANTIATE(double)
 BIMT_INSTANTIATE(BFloat16)
 BIMT_INSTANTIATE(Float16)
-
-template <>
-Penalty adamw<BIMT_ISA, float>(const AdamWArgs<float>& args) {
-  return run_adamw(args);
-}
-
-template <>
-Penalty adamw<BIMT_ISA, double>(const AdamWArgs<double>& args) {
-  return run_adamw(args);
-}
 
 }  // namespace bimt
