@@ -7,6 +7,7 @@ import torch  # before _cpu, which uses the OpenMP runtime that torch brings
 from torch import Tensor
 
 from ..geometry import metric_row
+from . import reference
 from .reference import placement_cost_backward, swap_deltas_backward
 
 try:
@@ -24,6 +25,7 @@ __all__ = [
     "details",
     "placement_cost",
     "placement_cost_backward",
+    "placement_swaps",
     "swap_deltas",
     "swap_deltas_backward",
 ]
@@ -31,6 +33,9 @@ __all__ = [
 _DTYPES = {torch.float32: 0, torch.float64: 1}  # the codes of csrc/bind_cpu.cpp
 # From this size on, zeroing a fresh result page by page costs as much as computing it.
 _LARGE = 8 << 20
+# What placement_swaps may allocate beside the weights: this part of their bytes, or this much where that is less.
+_MEMORY_PART = 16
+_LITTLE_MEMORY = 2 << 20
 _ABSENT = (0, 0, 0, 1, 1)
 
 
@@ -133,10 +138,7 @@ def placement_cost(
     coefficients: list[float],
 ) -> Tensor:  # (n, n), with the strides of a transpose
     dtype = weights[0].dtype if weights else slots.dtype
-    parts = [
-        (*_matrix(w if k < incoming else w.T), *_matrix(y), coefficient)
-        for k, (w, y, coefficient) in enumerate(zip(weights, peers, coefficients, strict=True))
-    ]
+    parts = _parts(weights, peers, incoming, coefficients)
     by_slot = _empty((slots.shape[0], slots.shape[0]), dtype)
     _cpu.placement_cost(_DTYPES[dtype], _matrix(slots), parts, by_slot.data_ptr(), torch.get_num_threads())
     return by_slot.T
@@ -176,6 +178,44 @@ def best_swaps(
         torch.get_num_threads(),
     )
     return delta, partner
+
+
+def placement_swaps(
+    slots: Tensor,  # (n, dim), neuron i in slot i
+    weights: list[Tensor],  # each incoming (n, m), each outgoing (m, n)
+    peers: list[Tensor],  # each (m, dim)
+    incoming: int,  # how many of the lists' first entries are incoming
+    metric: str,
+    coefficients: list[float],
+    top_k: int | None,
+) -> tuple[Tensor, Tensor]:  # (n,), (n,) int64; with top_k (k,), (k, 2) int64, k = min(top_k, n (n - 1) / 2)
+    if metric != "l1" or slots.dtype not in _DTYPES:
+        return reference.placement_swaps(slots, weights, peers, incoming, metric, coefficients, top_k)
+    n = slots.shape[0]
+    if top_k is None:
+        first, second = torch.empty(n, dtype=slots.dtype), torch.empty(n, dtype=torch.int64)
+    else:
+        top_k = min(top_k, n * (n - 1) // 2)
+        first, second = torch.empty(top_k, dtype=slots.dtype), torch.empty(top_k, 2, dtype=torch.int64)
+    results = (first.data_ptr(), second.data_ptr())
+    _cpu.placement_swaps(
+        _DTYPES[slots.dtype],
+        _matrix(slots),
+        _parts(weights, peers, incoming, coefficients),
+        max(sum(w.nbytes for w in weights) // _MEMORY_PART, _LITTLE_MEMORY),
+        top_k or 0,
+        *((*results, 0, 0) if top_k is None else (0, 0, *results)),
+        torch.get_num_threads(),
+    )
+    return first, second
+
+
+def _parts(weights: list[Tensor], peers: list[Tensor], incoming: int, coefficients: list[float]) -> list[tuple]:
+    """The connections of a group for the placement kernels, neurons as rows."""
+    return [
+        (*_matrix(w if k < incoming else w.T), *_matrix(y), coefficient)
+        for k, (w, y, coefficient) in enumerate(zip(weights, peers, coefficients, strict=True))
+    ]
 
 
 def _swap_inputs(cost, assignment, flow, distance):

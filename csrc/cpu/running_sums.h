@@ -1,0 +1,243 @@
+// Running sums of a block of neurons over the knots of an axis: |weight| and its moment, neurons along the vectors.
+//
+// f(t) = sum |w_k| |t - y_k| = t (2 a(t) - A) - (2 b(t) - B), with a(t) the weights of the peers up to t, b(t) their
+// moments, A and B the same of all. a and b depend on nothing but t, so f(t) has the same bits wherever the sums
+// were taken up from.
+#pragma once
+
+#include "cpu/kernels.h"
+#include "cpu/simd.h"
+
+namespace bimt {
+namespace {
+
+constexpr int kWide = kLanes<double>;
+// Neurons in a block: their running sums should fit the registers, one row of them at least a cache line.
+constexpr int kNeurons = 4 * kWide > 16 ? 4 * kWide : 16;
+constexpr int kSums = kNeurons / kWide;
+// How far ahead weights are fetched, in peers: along rows of peers, and down columns of them.
+constexpr int64_t kPrefetchRows = 32;
+constexpr int64_t kPrefetchColumns = 256;
+
+using Wide = Full<double>;
+using Half = Vector<float, kWide>;
+template <class T>
+constexpr int kRows = kNeurons / kLanes<T>;
+
+BIMT_INLINE Wide to_double(Half v) {
+#ifdef __AVX512F__
+  return (Wide)_mm512_maskz_cvtps_pd(0xff, (__m256)v);  // GCC 12 makes two conversions of the builtin
+#else
+  return __builtin_convertvector(v, Wide);
+#endif
+}
+
+// kNeurons numbers as doubles.
+BIMT_INLINE void widen(const double* from, Wide* to) {
+  BIMT_UNROLL
+  for (int i = 0; i < kSums; ++i) to[i] = load<Wide>(from + i * kWide);
+}
+
+BIMT_INLINE void widen(const float* from, Wide* to) {
+  BIMT_UNROLL
+  for (int i = 0; i < kSums; ++i) to[i] = to_double(load<Half>(from + i * kWide));
+}
+
+BIMT_INLINE void narrow(const Wide* from, Full<double>* to) {
+  BIMT_UNROLL
+  for (int i = 0; i < kSums; ++i) to[i] = from[i];
+}
+
+BIMT_INLINE void narrow(const Wide* from, Full<float>* to) {
+  BIMT_UNROLL
+  for (int i = 0; i < kSums; i += 2) {
+    const Half low = __builtin_convertvector(from[i], Half), high = __builtin_convertvector(from[i + 1], Half);
+    to[i / 2] = join<Full<float>>(low, high, CountTo<2 * kWide>::Type());
+  }
+}
+
+// The sums up to some place, or of all knots.
+struct Sums {
+  Wide weight[kSums], moment[kSums];
+
+  void load_from(const double* from) {
+    widen(from, weight);
+    widen(from + kNeurons, moment);
+  }
+
+  void store_to(double* to) const {
+    for (int i = 0; i < kSums; ++i) {
+      store(to + i * kWide, weight[i]);
+      store(to + kNeurons + i * kWide, moment[i]);
+    }
+  }
+};
+constexpr int64_t kStoredSums = 2 * kNeurons;
+
+template <class T, class Sum>
+class NeuronBlock {
+ public:
+  static int64_t sum_count(const PlacementArgs<T>& args) {
+    int64_t count = 0;
+    for (int64_t a = 0; a < args.dim; ++a) count += args.axes[a].knot_count * kNeurons;
+    return count;
+  }
+
+  // sums: memory for the knots that will be gathered at a time.
+  NeuronBlock(const PlacementArgs<T>& args, int64_t block, Sum* sums)
+      : args_(args),
+        first_(block * kNeurons),
+        neurons_(larger(0, smaller(kNeurons, args.n - first_))),
+        sums_(sums) {}
+
+  // |weight| by knot, axis after axis.
+  void gather() {
+    std::memset(sums_, 0, sum_count(args_) * sizeof(Sum));
+    int64_t first_peer = 0;
+    for (int64_t p = 0; p < args_.part_count; ++p) {
+      gather(args_.parts[p], first_peer, 0, args_.parts[p].peers, 0);
+      first_peer += args_.parts[p].peers;
+    }
+  }
+
+  // The same for the knots [first_knot, last_knot) of the only axis: the peers [begin[p], end[p]) of each part.
+  void gather(int64_t first_knot, int64_t last_knot, const int64_t* begin, const int64_t* end) {
+    std::memset(sums_, 0, (last_knot - first_knot) * kNeurons * sizeof(Sum));
+    int64_t first_peer = 0;
+    for (int64_t p = 0; p < args_.part_count; ++p) {
+      gather(args_.parts[p], first_peer, begin[p], end[p], first_knot);
+      first_peer += args_.parts[p].peers;
+    }
+  }
+
+  // sums: of the knot `knot`.
+  static BIMT_INLINE void advance(const Sum* sums, double knot, Sums* to) {
+    Wide here[kSums];
+    widen(sums, here);
+    BIMT_UNROLL
+    for (int i = 0; i < kSums; ++i) {
+      to->weight[i] += here[i];
+      to->moment[i] += here[i] * knot;
+    }
+  }
+
+  static BIMT_INLINE void evaluate(double t, const Sums& upto, const Sums& all, Full<T>* value) {
+    Wide wide[kSums];
+    BIMT_UNROLL
+    for (int i = 0; i < kSums; ++i) {
+      const Wide slope = (upto.weight[i] + upto.weight[i]) - all.weight[i];
+      const Wide moment = (upto.moment[i] + upto.moment[i]) - all.moment[i];
+      wide[i] = slope * t - moment;
+    }
+    narrow(wide, value);
+  }
+
+  // Calls emit(index, values) for the places in order; sums are those of the axis.
+  template <class Emit>
+  BIMT_INLINE static void scan(const PlacementAxis& axis, const Sum* sums, const double* places, int64_t count,
+                               Emit emit) {
+    Sums all = {}, upto = {};
+    for (int64_t l = 0; l < axis.knot_count; ++l) advance(sums + l * kNeurons, axis.knots[l], &all);
+    int64_t l = 0;
+    for (int64_t place = 0; place < count; ++place) {
+      const double t = places[place];
+      for (; l < axis.knot_count && axis.knots[l] <= t; ++l) advance(sums + l * kNeurons, axis.knots[l], &upto);
+      Full<T> value[kRows<T>];
+      evaluate(t, upto, all, value);
+      emit(place, value);
+    }
+  }
+
+ private:
+  struct Tile {
+    alignas(64) T data[kLanes<T> * kNeurons];  // one row a peer
+  };
+
+  void gather(const PlacementPart<T>& part, int64_t first_peer, int64_t begin, int64_t end, int64_t first_knot) {
+    const T* const weight = part.weight + first_ * part.neuron_stride;
+    const bool whole = neurons_ == kNeurons;
+    Tile tile;
+    for (int64_t k = begin; k < end; k += kLanes<T>) {
+      const T* const from = weight + k * part.peer_stride;
+      const int64_t peers = smaller(kLanes<T>, end - k);
+      const T* rows = tile.data;
+      int64_t stride = kNeurons;
+      if (whole && part.neuron_stride == 1) {
+        rows = from;
+        stride = part.peer_stride;
+      } else if (whole && part.peer_stride == 1 && peers == kLanes<T>) {
+        transpose_tile(from, part.neuron_stride, &tile);
+      } else {
+        gather_tile(from, part, peers, &tile);
+      }
+      add_rows(rows, stride, peers, first_peer + k, first_knot, static_cast<T>(part.coefficient));
+    }
+  }
+
+  void gather_tile(const T* weight, const PlacementPart<T>& part, int64_t peers, Tile* tile) const {
+    for (int64_t k = 0; k < peers; ++k) {
+      for (int64_t i = 0; i < kNeurons; ++i) {
+        tile->data[k * kNeurons + i] = i < neurons_ ? weight[k * part.peer_stride + i * part.neuron_stride] : T(0);
+      }
+    }
+  }
+
+  static void transpose_tile(const T* weight, int64_t neuron_stride, Tile* tile) {
+    BIMT_UNROLL
+    for (int group = 0; group < kRows<T>; ++group) {
+      Full<T> rows[kLanes<T>];
+      BIMT_UNROLL
+      for (int i = 0; i < kLanes<T>; ++i) {
+        const T* const row = weight + (group * kLanes<T> + i) * neuron_stride;
+        prefetch(row + kPrefetchColumns);
+        rows[i] = load<Full<T>>(row);
+      }
+      transpose<T>(rows);
+      BIMT_UNROLL
+      for (int k = 0; k < kLanes<T>; ++k) store(tile->data + k * kNeurons + group * kLanes<T>, rows[k]);
+    }
+  }
+
+  void add_rows(const T* rows, int64_t stride, int64_t peers, int64_t first_peer, int64_t first_knot, T coefficient) {
+    for (int64_t k = 0; k < peers; ++k) {
+      const T* const row = rows + k * stride;
+      prefetch(row + kPrefetchRows * stride);
+      prefetch(row + kPrefetchRows * stride + 64 / sizeof(T));
+      Full<T> weight[kRows<T>];
+      BIMT_UNROLL
+      for (int g = 0; g < kRows<T>; ++g) weight[g] = magnitude<T>(load<Full<T>>(row + g * kLanes<T>)) * coefficient;
+      Sum* sums = sums_;
+      for (int64_t a = 0; a < args_.dim; ++a) {
+        add(weight, sums + (args_.axes[a].knot_of_peer[first_peer + k] - first_knot) * kNeurons);
+        sums += args_.axes[a].knot_count * kNeurons;
+      }
+    }
+  }
+
+  static BIMT_INLINE void add(const Full<T>* weight, T* sums) {
+    BIMT_UNROLL
+    for (int g = 0; g < kRows<T>; ++g) {
+      T* const to = sums + g * kLanes<T>;
+      store(to, load<Full<T>>(to) + weight[g]);
+    }
+  }
+
+  template <class Other>
+  static BIMT_INLINE void add(const Full<T>* weight, Other* sums) {
+    BIMT_UNROLL
+    for (int g = 0; g < kRows<T>; ++g) {
+      Half half[2];
+      split(weight[g], half, CountTo<kWide>::Type());
+      Other* const to = sums + g * kLanes<T>;
+      store(to, load<Wide>(to) + to_double(half[0]));
+      store(to + kWide, load<Wide>(to + kWide) + to_double(half[1]));
+    }
+  }
+
+  const PlacementArgs<T>& args_;
+  const int64_t first_, neurons_;
+  Sum* const sums_;
+};
+
+}  // namespace
+}  // namespace bimt
