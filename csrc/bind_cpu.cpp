@@ -224,8 +224,9 @@ void bind_best_swaps(int dtype, const py::tuple& cost, intptr_t assignment, cons
 }
 
 // parts: as in bind_placement_cost; results as in placement_swaps.
-void bind_placement_swaps(int dtype, const py::tuple& slots, const py::list& descriptions, int64_t memory, int64_t top_k,
-                          intptr_t delta, intptr_t partner, intptr_t top_delta, intptr_t top_pairs, int threads) {
+void bind_placement_swaps(int dtype, const py::tuple& slots, const py::list& descriptions, int64_t memory,
+                          int64_t top_k, intptr_t delta, intptr_t partner, intptr_t top_delta, intptr_t top_pairs,
+                          int threads) {
   with_dtype(dtype, [&](auto zero) {
     using T = decltype(zero);
     const Matrix<const T> slot_matrix = Fields(slots).matrix<const T>();

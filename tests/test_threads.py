@@ -33,6 +33,7 @@ def large(op: str, dtype: torch.dtype = torch.float32) -> tuple:
         "swap_deltas": swap,
         "swap_deltas_backward": (cost, *swap),
         "best_swaps": swap,
+        "placement_swaps": (*placement, 1000),
     }[op]
 
 

@@ -85,10 +85,7 @@ class NeuronBlock {
 
   // sums: memory for the knots that will be gathered at a time.
   NeuronBlock(const PlacementArgs<T>& args, int64_t block, Sum* sums)
-      : args_(args),
-        first_(block * kNeurons),
-        neurons_(larger(0, smaller(kNeurons, args.n - first_))),
-        sums_(sums) {}
+      : args_(args), first_(block * kNeurons), neurons_(larger(0, smaller(kNeurons, args.n - first_))), sums_(sums) {}
 
   // |weight| by knot, axis after axis.
   void gather() {

@@ -194,7 +194,8 @@ int64_t neurons_with_weights_first(const Scratch<bool>& weighted, TableLayout<T>
   for (int64_t i = 0; i < n; ++i) count += weighted[i];
   if (n - count < 2) return n;
   const Scratch<Label> order(n);
-  for (int64_t i = 0, front = 0, back = count; i < n; ++i) order[weighted[i] ? front++ : back++] = static_cast<Label>(i);
+  for (int64_t i = 0, front = 0, back = count; i < n; ++i)
+    order[weighted[i] ? front++ : back++] = static_cast<Label>(i);
   for (int64_t to = 0; to < n; ++to) {
     const T* const old = tables->neurons(order[to]);
     T* const moved = tables->neurons(to);
@@ -455,7 +456,7 @@ class BandSearch {
     T* const col_in_row = row == col ? row_in_col : row_in_col + kSquare;
     fill(row, col, thread, row_in_col);
     if (row != col) fill(col, row, thread, col_in_row);
-    const PairProblem<T> problem = {args_.n,    row * kBand<T>, col * kBand<T>,  row_in_col,
+    const PairProblem<T> problem = {args_.n,    row * kBand<T>, col * kBand<T>, row_in_col,
                                     col_in_row, kStride,        diagonal_.get()};
     for (int64_t tile = row * kBand<T> / kTile; tile < divide_up(band_end(row), kTile); ++tile) {
       result_->search(problem, tiles_between(tile, col * kBand<T>, band_end(col)), thread);
