@@ -1,8 +1,8 @@
 // Running sums of a block of neurons over the knots of an axis: |weight| and its moment, neurons along the vectors.
 //
-// f(t) = sum |w_k| |t - y_k| = t (2 a(t) - A) - (2 b(t) - B), with a(t) the weights of the peers up to t, b(t) their
-// moments, A and B the same of all. a and b depend on nothing but t, so f(t) has the same bits wherever the sums
-// were taken up from.
+// f(t) = sum |w_k| |t - y_k| = 2 (t (a(t) - A / 2) - (b(t) - B / 2)), with a(t) the weights of the peers up to t, b(t)
+// their moments, A and B the same of all. a and b depend on nothing but t, so f(t) has the same bits wherever the sums
+// were taken up from. What is made here is f / 2: the factor, which is exact, is left to the end.
 #pragma once
 
 #include "cpu/kernels.h"
@@ -15,7 +15,8 @@ constexpr int kWide = kLanes<double>;
 // Neurons in a block: their running sums should fit the registers, one row of them at least a cache line.
 constexpr int kNeurons = 4 * kWide > 16 ? 4 * kWide : 16;
 constexpr int kSums = kNeurons / kWide;
-// How far ahead weights are fetched, in peers: along rows of peers, and down columns of them.
+// How far ahead weights are fetched, in peers, where a block takes all of them: along rows of peers, and down columns
+// of them. Where it takes few, those of the next block are fetched.
 constexpr int64_t kPrefetchRows = 32;
 constexpr int64_t kPrefetchColumns = 256;
 
@@ -65,6 +66,13 @@ struct Sums {
     widen(from + kNeurons, moment);
   }
 
+  void halve() {
+    for (int i = 0; i < kSums; ++i) {
+      weight[i] *= 0.5;
+      moment[i] *= 0.5;
+    }
+  }
+
   void store_to(double* to) const {
     for (int i = 0; i < kSums; ++i) {
       store(to + i * kWide, weight[i]);
@@ -98,7 +106,9 @@ class NeuronBlock {
   }
 
   // The same for the knots [first_knot, last_knot) of the only axis: the peers [begin[p], end[p]) of each part.
-  void gather(int64_t first_knot, int64_t last_knot, const int64_t* begin, const int64_t* end) {
+  // next_block: whether the same peers of the next block will be wanted next, or more peers of this one.
+  void gather(int64_t first_knot, int64_t last_knot, const int64_t* begin, const int64_t* end, bool next_block) {
+    next_block_ = next_block;
     std::memset(sums_, 0, (last_knot - first_knot) * kNeurons * sizeof(Sum));
     int64_t first_peer = 0;
     for (int64_t p = 0; p < args_.part_count; ++p) {
@@ -118,13 +128,11 @@ class NeuronBlock {
     }
   }
 
-  static BIMT_INLINE void evaluate(double t, const Sums& upto, const Sums& all, Full<T>* value) {
+  static BIMT_INLINE void evaluate(double t, const Sums& upto, const Sums& half, Full<T>* value) {
     Wide wide[kSums];
     BIMT_UNROLL
     for (int i = 0; i < kSums; ++i) {
-      const Wide slope = (upto.weight[i] + upto.weight[i]) - all.weight[i];
-      const Wide moment = (upto.moment[i] + upto.moment[i]) - all.moment[i];
-      wide[i] = slope * t - moment;
+      wide[i] = (upto.weight[i] - half.weight[i]) * t - (upto.moment[i] - half.moment[i]);
     }
     narrow(wide, value);
   }
@@ -133,14 +141,15 @@ class NeuronBlock {
   template <class Emit>
   BIMT_INLINE static void scan(const PlacementAxis& axis, const Sum* sums, const double* places, int64_t count,
                                Emit emit) {
-    Sums all = {}, upto = {};
-    for (int64_t l = 0; l < axis.knot_count; ++l) advance(sums + l * kNeurons, axis.knots[l], &all);
+    Sums half = {}, upto = {};
+    for (int64_t l = 0; l < axis.knot_count; ++l) advance(sums + l * kNeurons, axis.knots[l], &half);
+    half.halve();
     int64_t l = 0;
     for (int64_t place = 0; place < count; ++place) {
       const double t = places[place];
       for (; l < axis.knot_count && axis.knots[l] <= t; ++l) advance(sums + l * kNeurons, axis.knots[l], &upto);
       Full<T> value[kRows<T>];
-      evaluate(t, upto, all, value);
+      evaluate(t, upto, half, value);
       emit(place, value);
     }
   }
@@ -153,6 +162,7 @@ class NeuronBlock {
   void gather(const PlacementPart<T>& part, int64_t first_peer, int64_t begin, int64_t end, int64_t first_knot) {
     const T* const weight = part.weight + first_ * part.neuron_stride;
     const bool whole = neurons_ == kNeurons;
+    const int64_t next = kNeurons * part.neuron_stride;
     Tile tile;
     for (int64_t k = begin; k < end; k += kLanes<T>) {
       const T* const from = weight + k * part.peer_stride;
@@ -163,11 +173,12 @@ class NeuronBlock {
         rows = from;
         stride = part.peer_stride;
       } else if (whole && part.peer_stride == 1 && peers == kLanes<T>) {
-        transpose_tile(from, part.neuron_stride, &tile);
+        transpose_tile(from, part.neuron_stride, next_block_ ? next : kPrefetchColumns, &tile);
       } else {
         gather_tile(from, part, peers, &tile);
       }
-      add_rows(rows, stride, peers, first_peer + k, first_knot, static_cast<T>(part.coefficient));
+      const int64_t ahead = next_block_ ? next : kPrefetchRows * stride;
+      add_rows(rows, stride, peers, first_peer + k, first_knot, ahead, static_cast<T>(part.coefficient));
     }
   }
 
@@ -179,14 +190,14 @@ class NeuronBlock {
     }
   }
 
-  static void transpose_tile(const T* weight, int64_t neuron_stride, Tile* tile) {
+  static void transpose_tile(const T* weight, int64_t neuron_stride, int64_t ahead, Tile* tile) {
     BIMT_UNROLL
     for (int group = 0; group < kRows<T>; ++group) {
       Full<T> rows[kLanes<T>];
       BIMT_UNROLL
       for (int i = 0; i < kLanes<T>; ++i) {
         const T* const row = weight + (group * kLanes<T> + i) * neuron_stride;
-        prefetch(row + kPrefetchColumns);
+        prefetch(row + ahead);
         rows[i] = load<Full<T>>(row);
       }
       transpose<T>(rows);
@@ -195,11 +206,12 @@ class NeuronBlock {
     }
   }
 
-  void add_rows(const T* rows, int64_t stride, int64_t peers, int64_t first_peer, int64_t first_knot, T coefficient) {
+  void add_rows(const T* rows, int64_t stride, int64_t peers, int64_t first_peer, int64_t first_knot, int64_t ahead,
+                T coefficient) {
     for (int64_t k = 0; k < peers; ++k) {
       const T* const row = rows + k * stride;
-      prefetch(row + kPrefetchRows * stride);
-      prefetch(row + kPrefetchRows * stride + 64 / sizeof(T));
+      prefetch(row + ahead);
+      prefetch(row + ahead + 64 / sizeof(T));
       Full<T> weight[kRows<T>];
       BIMT_UNROLL
       for (int g = 0; g < kRows<T>; ++g) weight[g] = magnitude<T>(load<Full<T>>(row + g * kLanes<T>)) * coefficient;
@@ -234,6 +246,7 @@ class NeuronBlock {
   const PlacementArgs<T>& args_;
   const int64_t first_, neurons_;
   Sum* const sums_;
+  bool next_block_ = false;
 };
 
 }  // namespace

@@ -73,7 +73,7 @@ class Result {
       for (int t = 1; t < threads_; ++t) {
         Best<T>::update_one(&best_[i], &best_label_[i], best_[t * padded_ + i], best_label_[t * padded_ + i]);
       }
-      delta[labels_[i]] = best_[i];
+      delta[labels_[i]] = 2 * best_[i];  // running_sums.h makes half of C
       partner[labels_[i]] = best_label_[i] < 0 ? labels_[i] : best_label_[i];
     }
   }
@@ -87,7 +87,7 @@ class Result {
     while (all.count() > 0) {
       const Pair pair = all.pop();
       const int64_t i = all.count();
-      delta[i] = pair.delta;
+      delta[i] = 2 * pair.delta;
       pairs[2 * i] = pair.first;
       pairs[2 * i + 1] = pair.second;
     }
@@ -339,8 +339,9 @@ class Bands {
   }
 
   template <class Sum>
-  void gather(int64_t band, NeuronBlock<T, Sum>* block) const {
-    block->gather(knot_[band], knot_[band + 1], &peer_[band * part_count_], &peer_[(band + 1) * part_count_]);
+  void gather(int64_t band, bool next_block, NeuronBlock<T, Sum>* block) const {
+    block->gather(knot_[band], knot_[band + 1], &peer_[band * part_count_], &peer_[(band + 1) * part_count_],
+                  next_block);
   }
 
  private:
@@ -370,7 +371,7 @@ class BandSearch {
         sums_(threads * sum_count_),
         squares_(threads * 2 * kSquare),
         borders_(bands_.count() * blocks_ * kStoredSums),
-        totals_(blocks_ * kStoredSums),
+        half_(blocks_ * kStoredSums),
         weighted_(bands_.count()),
         diagonal_(result->padded()) {
     allocate_pages(borders_, bands_.count() * blocks_ * kStoredSums, threads);
@@ -405,13 +406,14 @@ class BandSearch {
     Sums upto = {};
     for (int64_t band = 0; band < bands_.count(); ++band) {
       upto.store_to(border(band, index));
-      bands_.gather(band, &block);
+      bands_.gather(band, false, &block);
       const int64_t first = bands_.first_knot(band), last = bands_.first_knot(band + 1);
       for (int64_t l = first; l < last; ++l) {
         Block::advance(sums + (l - first) * kNeurons, args_.axes[0].knots[l], &upto);
       }
     }
-    upto.store_to(&totals_[index * kStoredSums]);
+    upto.halve();
+    upto.store_to(&half_[index * kStoredSums]);
   }
 
   // A total is zero only where every weight is, unless coefficients of both signs cancel.
@@ -419,7 +421,7 @@ class BandSearch {
     bool any = false;
     for (int64_t p = 0; p < args_.part_count; ++p) any |= args_.parts[p].coefficient < 0;
     for (int64_t i = band * kBand<T>; i < band_end(band); ++i) {
-      any |= totals_[i / kNeurons * kStoredSums + i % kNeurons] != 0;
+      any |= half_[i / kNeurons * kStoredSums + i % kNeurons] != 0;
     }
     weighted_[band] = any;
   }
@@ -432,10 +434,10 @@ class BandSearch {
     for (int64_t i = 0; i < round_up(band_end(neurons) - neurons * kBand<T>, kNeurons); i += kNeurons) {
       const int64_t index = (neurons * kBand<T> + i) / kNeurons;
       Block block(args_, index, &sums_[thread * sum_count_]);
-      bands_.gather(slots, &block);
-      Sums upto, all;
+      bands_.gather(slots, true, &block);
+      Sums upto, half;
       upto.load_from(border(slots, index));
-      all.load_from(&totals_[index * kStoredSums]);
+      half.load_from(&half_[index * kStoredSums]);
       int64_t l = first_knot;
       T* to = square + i;
       for (int64_t slot = slots * kBand<T>; slot < band_end(slots); ++slot, to += kStride) {
@@ -444,7 +446,7 @@ class BandSearch {
           Block::advance(sums + (l - first_knot) * kNeurons, axis.knots[l], &upto);
         }
         Full<T> value[kRows<T>];
-        Block::evaluate(t, upto, all, value);
+        Block::evaluate(t, upto, half, value);
         BIMT_UNROLL
         for (int g = 0; g < kRows<T>; ++g) store(to + g * kLanes<T>, value[g]);
       }
@@ -470,7 +472,7 @@ class BandSearch {
   const int64_t blocks_, sum_count_;
   const Scratch<Sum> sums_;
   const Scratch<T> squares_;
-  const Scratch<double> borders_, totals_;
+  const Scratch<double> borders_, half_;
   const Scratch<bool> weighted_;
   const Scratch<T> diagonal_;
 };
