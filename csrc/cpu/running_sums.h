@@ -19,6 +19,8 @@ constexpr int kSums = kNeurons / kWide;
 // of them. Where it takes few, those of the next block are fetched.
 constexpr int64_t kPrefetchRows = 32;
 constexpr int64_t kPrefetchColumns = 256;
+// Peers, and neurons, that are visited together.
+constexpr int64_t kChunk = 256;
 
 using Wide = Full<double>;
 using Half = Vector<float, kWide>;
@@ -95,20 +97,35 @@ class NeuronBlock {
   NeuronBlock(const PlacementArgs<T>& args, int64_t block, Sum* sums)
       : args_(args), first_(block * kNeurons), neurons_(larger(0, smaller(kNeurons, args.n - first_))), sums_(sums) {}
 
-  // |weight| by knot, axis after axis.
-  void gather() {
-    std::memset(sums_, 0, sum_count(args_) * sizeof(Sum));
+  // |weight| by knot, axis after axis, for several blocks at a time: then wider parts of the weights' rows are read,
+  // where neurons lie along them, and their pages are not left and entered again for every block.
+  static void gather(const PlacementArgs<T>& args, int64_t first_block, int64_t blocks, Sum* sums) {
+    const int64_t count = sum_count(args);
+    std::memset(sums, 0, blocks * count * sizeof(Sum));
     int64_t first_peer = 0;
-    for (int64_t p = 0; p < args_.part_count; ++p) {
-      gather(args_.parts[p], first_peer, 0, args_.parts[p].peers, 0);
-      first_peer += args_.parts[p].peers;
+    for (int64_t p = 0; p < args.part_count; ++p) {
+      const PlacementPart<T>& part = args.parts[p];
+      for (int64_t k = 0; k < part.peers; k += kChunk) {
+        for (int64_t b = 0; b < blocks; ++b) {
+          NeuronBlock block(args, first_block + b, sums + b * count);
+          block.next_block_ = blocks > 1;
+          block.gather(part, first_peer, k, smaller(part.peers, k + kChunk), 0);
+        }
+      }
+      first_peer += part.peers;
     }
   }
 
-  // The same for the knots [first_knot, last_knot) of the only axis: the peers [begin[p], end[p]) of each part.
-  // next_block: whether the same peers of the next block will be wanted next, or more peers of this one.
-  void gather(int64_t first_knot, int64_t last_knot, const int64_t* begin, const int64_t* end, bool next_block) {
-    next_block_ = next_block;
+  // As many blocks as have their sums in the second-level cache.
+  static int64_t group(const PlacementArgs<T>& args) {
+    constexpr int64_t kBytes = 512 << 10;
+    return larger(1, smaller(kChunk / kNeurons, kBytes / larger(1, sum_count(args) * int64_t(sizeof(Sum)))));
+  }
+
+  // The same for one block and the knots [first_knot, last_knot) of the only axis, which are the peers
+  // [begin[p], end[p]) of each part. Expects to be called for the same peers of the next block.
+  void gather(int64_t first_knot, int64_t last_knot, const int64_t* begin, const int64_t* end) {
+    next_block_ = true;
     std::memset(sums_, 0, (last_knot - first_knot) * kNeurons * sizeof(Sum));
     int64_t first_peer = 0;
     for (int64_t p = 0; p < args_.part_count; ++p) {

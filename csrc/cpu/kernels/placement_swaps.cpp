@@ -227,11 +227,10 @@ void run_tables(const PlacementArgs<T>& args, int64_t rows, int threads, Result<
   TableLayout<T> tables(args, result->padded(), rows);
   const Scratch<bool> weighted(result->padded());
   const int64_t sum_count = Block::sum_count(args);
-  const Scratch<Sum> memory(threads * sum_count);
-  parallel(threads, result->padded() / kNeurons, [&](int64_t index, int thread) {
-    Sum* sums = &memory[thread * sum_count];
+  const int64_t blocks = result->padded() / kNeurons, group = Block::group(args);
+  const Scratch<Sum> memory(threads * group * sum_count);
+  const auto make_tables = [&](int64_t index, const Sum* sums) {
     T* table = tables.neurons(index * kNeurons);
-    Block(args, index, sums).gather();
     BitsOf<T, Full<T>> any[kRows<T>] = {};
     for (int64_t a = 0; a < args.dim; ++a) {
       const PlacementAxis& axis = args.axes[a];
@@ -246,6 +245,12 @@ void run_tables(const PlacementArgs<T>& args, int64_t rows, int threads, Result<
       table += axis.place_count * kTile;
     }
     for (int64_t i = 0; i < kNeurons; ++i) weighted[index * kNeurons + i] = any[i / kLanes<T>][i % kLanes<T>] != 0;
+  };
+  parallel(threads, divide_up(blocks, group), [&](int64_t item, int thread) {
+    Sum* const sums = &memory[thread * group * sum_count];
+    const int64_t first = item * group, count = smaller(group, blocks - first);
+    Block::gather(args, first, count, sums);
+    for (int64_t b = 0; b < count; ++b) make_tables(first + b, sums + b * sum_count);
   });
   const int64_t count = neurons_with_weights_first(weighted, &tables, result->labels());
   for (int64_t i = 0; i < result->padded(); ++i) {
@@ -339,9 +344,8 @@ class Bands {
   }
 
   template <class Sum>
-  void gather(int64_t band, bool next_block, NeuronBlock<T, Sum>* block) const {
-    block->gather(knot_[band], knot_[band + 1], &peer_[band * part_count_], &peer_[(band + 1) * part_count_],
-                  next_block);
+  void gather(int64_t band, NeuronBlock<T, Sum>* block) const {
+    block->gather(knot_[band], knot_[band + 1], &peer_[band * part_count_], &peer_[(band + 1) * part_count_]);
   }
 
  private:
@@ -378,7 +382,7 @@ class BandSearch {
   }
 
   void run() {
-    parallel(threads_, blocks_, [&](int64_t block, int thread) { sum_up(block, thread); });
+    parallel(threads_, bands_.count(), [&](int64_t band, int thread) { sum_up(band, thread); });
     parallel(threads_, bands_.count(), [&](int64_t band, int thread) {
       find_weights(band);
       T* const square = &squares_[thread * 2 * kSquare];
@@ -398,22 +402,35 @@ class BandSearch {
   static constexpr int64_t kSquare = kBand<T> * kStride;
 
   int64_t band_end(int64_t band) const { return smaller(args_.n, (band + 1) * kBand<T>); }
+  int64_t first_block(int64_t band) const { return band * kBand<T> / kNeurons; }
+  int64_t last_block(int64_t band) const { return divide_up(band_end(band), kNeurons); }
   double* border(int64_t band, int64_t block) const { return &borders_[(band * blocks_ + block) * kStoredSums]; }
 
-  void sum_up(int64_t index, int thread) {
-    const Sum* const sums = &sums_[thread * sum_count_];
-    Block block(args_, index, &sums_[thread * sum_count_]);
-    Sums upto = {};
+  // Borders and half totals of the neurons of a band.
+  void sum_up(int64_t neurons, int thread) {
+    Sum* const sums = &sums_[thread * sum_count_];
     for (int64_t band = 0; band < bands_.count(); ++band) {
-      upto.store_to(border(band, index));
-      bands_.gather(band, false, &block);
       const int64_t first = bands_.first_knot(band), last = bands_.first_knot(band + 1);
-      for (int64_t l = first; l < last; ++l) {
-        Block::advance(sums + (l - first) * kNeurons, args_.axes[0].knots[l], &upto);
+      for (int64_t index = first_block(neurons); index < last_block(neurons); ++index) {
+        Block block(args_, index, sums);
+        bands_.gather(band, &block);
+        Sums upto = {};
+        if (band == 0) {
+          upto.store_to(border(0, index));
+        } else {
+          upto.load_from(border(band, index));
+        }
+        for (int64_t l = first; l < last; ++l) {
+          Block::advance(sums + (l - first) * kNeurons, args_.axes[0].knots[l], &upto);
+        }
+        if (band + 1 < bands_.count()) {
+          upto.store_to(border(band + 1, index));
+        } else {
+          upto.halve();
+          upto.store_to(&half_[index * kStoredSums]);
+        }
       }
     }
-    upto.halve();
-    upto.store_to(&half_[index * kStoredSums]);
   }
 
   // A total is zero only where every weight is, unless coefficients of both signs cancel.
@@ -431,15 +448,14 @@ class BandSearch {
     const PlacementAxis& axis = args_.axes[0];
     const Sum* const sums = &sums_[thread * sum_count_];
     const int64_t first_knot = bands_.first_knot(slots), last_knot = bands_.first_knot(slots + 1);
-    for (int64_t i = 0; i < round_up(band_end(neurons) - neurons * kBand<T>, kNeurons); i += kNeurons) {
-      const int64_t index = (neurons * kBand<T> + i) / kNeurons;
+    for (int64_t index = first_block(neurons); index < last_block(neurons); ++index) {
       Block block(args_, index, &sums_[thread * sum_count_]);
-      bands_.gather(slots, true, &block);
+      bands_.gather(slots, &block);
       Sums upto, half;
       upto.load_from(border(slots, index));
       half.load_from(&half_[index * kStoredSums]);
       int64_t l = first_knot;
-      T* to = square + i;
+      T* to = square + (index - first_block(neurons)) * kNeurons;
       for (int64_t slot = slots * kBand<T>; slot < band_end(slots); ++slot, to += kStride) {
         const double t = axis.places[axis.place_of_slot[slot]];
         for (; l < last_knot && axis.knots[l] <= t; ++l) {
@@ -524,7 +540,8 @@ class PanelSearch {
         result_(result),
         places_(args, size),
         sum_count_(Block::sum_count(args)),
-        sums_(threads * sum_count_),
+        group_(Block::group(args)),
+        sums_(threads * group_ * sum_count_),
         tables_(threads * table_count()),
         squares_((panels_ > 1 ? 2 : 1) * size * stride_),
         diagonal_(result->padded()) {
@@ -559,16 +576,19 @@ class PanelSearch {
 
   // C of the neurons of one panel in the slots of another.
   void fill(int64_t neurons, int64_t slots, T* square) {
-    const int64_t first = neurons * size_;
-    parallel(threads_, divide_up(end(neurons) - first, kNeurons), [&](int64_t index, int thread) {
-      fill_block(first / kNeurons + index, slots, thread, square + index * kNeurons);
+    const int64_t first = neurons * size_ / kNeurons, blocks = divide_up(end(neurons), kNeurons) - first;
+    parallel(threads_, divide_up(blocks, group_), [&](int64_t item, int thread) {
+      Sum* const sums = &sums_[thread * group_ * sum_count_];
+      const int64_t begin = item * group_, count = smaller(group_, blocks - begin);
+      Block::gather(args_, first + begin, count, sums);
+      for (int64_t b = 0; b < count; ++b) {
+        fill_block(sums + b * sum_count_, slots, &tables_[thread * table_count()], square + (begin + b) * kNeurons);
+      }
     });
   }
 
-  void fill_block(int64_t index, int64_t slots, int thread, T* to) {
-    Sum* sums = &sums_[thread * sum_count_];
-    T* const tables = &tables_[thread * table_count()];
-    Block(args_, index, sums).gather();
+  // The same for a block whose sums are there.
+  void fill_block(const Sum* sums, int64_t slots, T* tables, T* to) {
     T* table = tables;
     for (int64_t a = 0; a < args_.dim; ++a) {
       const int64_t count = places_.count[a * panels_ + slots];
@@ -615,7 +635,7 @@ class PanelSearch {
   const int threads_;
   Result<T>* const result_;
   const PanelPlaces<T> places_;
-  const int64_t sum_count_;
+  const int64_t sum_count_, group_;
   const Scratch<Sum> sums_;
   const Scratch<T> tables_, squares_, diagonal_;
 };
