@@ -223,40 +223,70 @@ class NeuronBlock {
     }
   }
 
+  static constexpr int kSumRows = kNeurons / kLanes<Sum>;
+  using Row = Full<Sum>[kSumRows];
+
   void add_rows(const T* rows, int64_t stride, int64_t peers, int64_t first_peer, int64_t first_knot, int64_t ahead,
                 T coefficient) {
+    const int64_t runs = axis_of_runs(first_peer, peers);
+    Sum* in_run = nullptr;
+    Row run = {};
     for (int64_t k = 0; k < peers; ++k) {
       const T* const row = rows + k * stride;
       prefetch(row + ahead);
       prefetch(row + ahead + 64 / sizeof(T));
-      Full<T> weight[kRows<T>];
-      BIMT_UNROLL
-      for (int g = 0; g < kRows<T>; ++g) weight[g] = magnitude<T>(load<Full<T>>(row + g * kLanes<T>)) * coefficient;
+      Row weight;
+      read(row, coefficient, weight);
       Sum* sums = sums_;
       for (int64_t a = 0; a < args_.dim; ++a) {
-        add(weight, sums + (args_.axes[a].knot_of_peer[first_peer + k] - first_knot) * kNeurons);
+        Sum* const to = sums + (args_.axes[a].knot_of_peer[first_peer + k] - first_knot) * kNeurons;
         sums += args_.axes[a].knot_count * kNeurons;
+        if (a != runs) {
+          BIMT_UNROLL
+          for (int i = 0; i < kSumRows; ++i)
+            store(to + i * kLanes<Sum>, load<Full<Sum>>(to + i * kLanes<Sum>) + weight[i]);
+          continue;
+        }
+        if (to != in_run) {
+          if (in_run != nullptr) store_row(run, in_run);
+          in_run = to;
+          BIMT_UNROLL
+          for (int i = 0; i < kSumRows; ++i) run[i] = load<Full<Sum>>(to + i * kLanes<Sum>);
+        }
+        BIMT_UNROLL
+        for (int i = 0; i < kSumRows; ++i) run[i] += weight[i];
       }
     }
+    if (in_run != nullptr) store_row(run, in_run);
   }
 
-  static BIMT_INLINE void add(const Full<T>* weight, T* sums) {
-    BIMT_UNROLL
-    for (int g = 0; g < kRows<T>; ++g) {
-      T* const to = sums + g * kLanes<T>;
-      store(to, load<Full<T>>(to) + weight[g]);
+  // The axis along which these peers share a knot, as those of a row of a grid do: adding to the same memory again and
+  // again would wait for every store. -1 if there is none.
+  int64_t axis_of_runs(int64_t first_peer, int64_t peers) const {
+    for (int64_t a = args_.dim - 1; a >= 0 && peers > 1; --a) {
+      if (args_.axes[a].knot_of_peer[first_peer] == args_.axes[a].knot_of_peer[first_peer + 1]) return a;
     }
+    return -1;
+  }
+
+  static BIMT_INLINE void store_row(const Row& row, Sum* to) {
+    BIMT_UNROLL
+    for (int i = 0; i < kSumRows; ++i) store(to + i * kLanes<Sum>, row[i]);
+  }
+
+  static BIMT_INLINE void read(const T* from, T coefficient, Full<T>* row) {
+    BIMT_UNROLL
+    for (int g = 0; g < kRows<T>; ++g) row[g] = magnitude<T>(load<Full<T>>(from + g * kLanes<T>)) * coefficient;
   }
 
   template <class Other>
-  static BIMT_INLINE void add(const Full<T>* weight, Other* sums) {
+  static BIMT_INLINE void read(const T* from, T coefficient, Other* row) {
     BIMT_UNROLL
     for (int g = 0; g < kRows<T>; ++g) {
       Half half[2];
-      split(weight[g], half, CountTo<kWide>::Type());
-      Other* const to = sums + g * kLanes<T>;
-      store(to, load<Wide>(to) + to_double(half[0]));
-      store(to + kWide, load<Wide>(to + kWide) + to_double(half[1]));
+      split(magnitude<T>(load<Full<T>>(from + g * kLanes<T>)) * coefficient, half, CountTo<kWide>::Type());
+      row[2 * g] = to_double(half[0]);
+      row[2 * g + 1] = to_double(half[1]);
     }
   }
 
