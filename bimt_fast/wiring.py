@@ -469,8 +469,8 @@ class Wiring:
 
         The same as functional.best_swaps of the group's placement cost, without that (n, n) matrix: with metric "l1"
         on a CPU, tiles of it are made again from running sums in O(n*m + n^2) time, and the extra memory is less
-        than a tenth of the weights' bytes (2 MiB more in small layers, and what a large top_k needs). Other metrics
-        and the reference backend make the matrix.
+        than a tenth of the weights' bytes, a few MiB for every thread aside (and what a large top_k needs). Other
+        metrics and the reference backend make the matrix.
 
         Args:
             group: any group of neurons, frozen ones too.

@@ -33,7 +33,7 @@ __all__ = [
 _DTYPES = {torch.float32: 0, torch.float64: 1}  # the codes of csrc/bind_cpu.cpp
 # From this size on, zeroing a fresh result page by page costs as much as computing it.
 _LARGE = 8 << 20
-# What placement_swaps may allocate beside the weights: this part of their bytes, or this much where that is less.
+# What the largest buffers of placement_swaps may take: this part of the weights' bytes, or this much in small layers.
 _MEMORY_PART = 16
 _LITTLE_MEMORY = 2 << 20
 _ABSENT = (0, 0, 0, 1, 1)
@@ -189,7 +189,9 @@ def placement_swaps(
     coefficients: list[float],
     top_k: int | None,
 ) -> tuple[Tensor, Tensor]:  # (n,), (n,) int64; with top_k (k,), (k, 2) int64, k = min(top_k, n (n - 1) / 2)
-    if metric != "l1" or slots.dtype not in _DTYPES:
+    if metric != "l1" and top_k is None:
+        return best_swaps(placement_cost(slots, weights, peers, incoming, metric, coefficients), None, None, None)
+    if metric != "l1":
         return reference.placement_swaps(slots, weights, peers, incoming, metric, coefficients, top_k)
     n = slots.shape[0]
     if top_k is None:

@@ -4,13 +4,14 @@
 //
 //   tables   few distinct coordinates, as on a grid: f of every neuron at each of them is kept, n * (coordinates of
 //            all axes) numbers, and a tile of C is looked up. Reads the weights once.
-//   bands    one axis, slots and peers in its order: the running sums at the border of every band of kBandBytes slots
-//            are kept, 16 n^2 / 256 bytes in float32, and a pair of bands takes them up from there. Reads the weights
-//            twice: once for the sums, once for the tiles.
+//   bands    one axis, slots and peers in its order, as on a line: the running sums of every neuron at the border of
+//            every band of slots are kept, 16 bytes for every kBand entries of C, and a pair of bands takes them up
+//            from there. Reads the weights twice: once for the sums, once for the tiles.
 //   panels   anything else: C for pairs of panels of b slots, 2 b^2 numbers, each from the whole weights of its
-//            neurons. Reads the weights n / b times; b follows from the memory, so that n / b does not grow with n.
+//            neurons. Reads the weights n / b times; b follows from the memory, a fixed part of the weights, so that
+//            n / b does not grow with n.
 //
-// Each costs O(n m + n^2), memory bound where the weights are read and some three vector operations an entry after.
+// The first that fits in PlacementSwapArgs::memory is taken. Each costs O(n m + n^2).
 // An entry of C has the same bits in whatever tile it is made, so equal slots give deltas of exactly zero.
 
 #include "cpu/kernels.h"
