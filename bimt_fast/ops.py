@@ -490,6 +490,37 @@ _register_autograd("swap_deltas", _swap_autograd, _swap_context)
 _register_autograd("best_swaps", _swap_autograd, _swap_context)
 
 
+# placement_swaps: not differentiable; best_swaps of placement_cost is.
+
+
+def _placement_swaps_check(slots, weights, peers, incoming, metric, coefficients, top_k, table=None):
+    _placement_cost_check(slots, weights, peers, incoming, metric, coefficients, table)
+    if top_k is not None and top_k < 0:
+        raise ValueError(f"top_k must be a non-negative integer or None, was {top_k}")
+
+
+def _placement_swaps(slots, *rest):
+    _placement_swaps_check(slots, *rest)
+    return kernels(slots.device).placement_swaps(slots, *rest)
+
+
+def _placement_swaps_fake(slots, weights, peers, incoming, metric, coefficients, top_k, table=None):
+    _placement_swaps_check(slots, weights, peers, incoming, metric, coefficients, top_k, table)
+    n, like = slots.shape[0], slots if table is None else table
+    if top_k is None:
+        return like.new_empty(n), like.new_empty(n, dtype=torch.int64)
+    k = min(top_k, n * (n - 1) // 2)
+    return like.new_empty(k), like.new_empty(k, 2, dtype=torch.int64)
+
+
+_register(
+    "placement_swaps(Tensor slots, Tensor[] weights, Tensor[] peers, int incoming, str metric,"
+    " float[] coefficients, int? top_k, Tensor? table=None) -> (Tensor, Tensor)",
+    _placement_swaps,
+    _placement_swaps_fake,
+)
+
+
 # The gradients are exact first derivatives and not differentiable again: say so instead of returning zeros.
 
 

@@ -554,6 +554,48 @@ class Wiring:
         return RelocationReport(before, after, swaps, time.perf_counter() - start, reports)
 
     @torch.no_grad()
+    def best_swaps(self, group: str, top_k: int | None = None) -> tuple[Tensor, Tensor]:
+        """The best swap of every neuron of a group from where it sits now, or the best pairs of all.
+
+        The same as functional.best_swaps of the group's placement cost, without that (n, n) matrix: with metric "l1"
+        on a CPU, tiles of it are made again from running sums in O(n*m + n^2) time, and the extra memory is less
+        than a tenth of the weights' bytes, a few MiB for every thread aside (and what a large top_k needs). Other
+        metrics and the reference backend make the matrix.
+
+        Args:
+            group: any group of neurons, frozen ones too.
+            top_k: how many pairs are wanted; None: the best partner of every neuron.
+
+        Returns:
+            Without top_k: delta (n,) of the weights' dtype, at most 0, and partner (n,) int64, the neuron to trade
+            slots with: the lowest index on ties, the neuron itself (and delta 0) where nothing improves.
+            With top_k: delta (k,) and pairs (k, 2) int64, the k best pairs of neurons, smallest delta first, then
+            lowest first and second neuron; the first neuron of a pair is the lower. k <= top_k: only pairs that
+            lower the cost. The swaps of pairs that share a neuron do not add up.
+
+        Raises:
+            TypeError: top_k is no integer.
+            ValueError: the group is unknown, top_k is negative, weights are not finite.
+            NotImplementedError: the group is recurrent.
+        """
+        self._known_groups("group", (group,))
+        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int)):
+            raise TypeError(f"top_k must be an integer or None, was {top_k!r}")
+        if top_k is not None and top_k < 0:
+            raise ValueError(f"top_k must be a non-negative integer or None, was {top_k}")
+        self._check_not_recurrent(group, "best swaps of")
+        placement = _Relocation(self, "matching", None).placement(group, self.neuron_positions(group))
+        if placement is None:  # nothing joins the group: nothing improves
+            slots = torch.zeros(len(self._slots[group]), 0)
+            placement = (slots, [], [], 0, "l1", []), None
+        arguments, table = placement
+        delta, partner = torch.ops.bimt_fast.placement_swaps(*arguments, top_k, table)
+        if top_k is None:
+            return delta, partner
+        count = int((delta < 0).sum())
+        return delta[:count], partner[:count]
+
+    @torch.no_grad()
     def permute_(self, group: str, permutation: Tensor, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Permutes the neurons of an inner group in every tensor, gradient and optimizer state.
 
@@ -590,11 +632,14 @@ class Wiring:
         for group in groups:
             if group in self.frozen:
                 raise ValueError(f"groups must not name a frozen group, named {group!r}")
-            if any(entry.groups == (group, group) for entry in self._entries):
-                raise NotImplementedError(f"relocating the recurrent group {group!r} is not available yet")
+            self._check_not_recurrent(group, "relocating")
         if strategy == "assignment" and not search.has_linear_assignment():
             raise ImportError("strategy 'assignment' needs SciPy: pip install 'bimt_fast[search]'")
         return groups
+
+    def _check_not_recurrent(self, group: str, what: str) -> None:
+        if any(entry.groups == (group, group) for entry in self._entries):
+            raise NotImplementedError(f"{what} the recurrent group {group!r} is not available yet")
 
     def _check_followers(self, optimizer: torch.optim.Optimizer | None) -> None:
         """Refuses optimizers whose state cannot travel with the neurons."""
@@ -721,8 +766,8 @@ class _Relocation:
         new = search.linear_assignment(cost)
         return new, _swaps_between(assignment, new)
 
-    def _placement_cost(self, group: str) -> Tensor | None:
-        """C of the group with all others where they are now; None where nothing connects it."""
+    def placement(self, group: str, slots: Tensor) -> tuple[tuple, Tensor | None] | None:
+        """Arguments and table of placement_cost, all others where they are; None where nothing joins the group."""
         sides: tuple[list, list] = ([], [])
         coefficients: tuple[list, list] = ([], [])
         for e in self.connections:
@@ -734,11 +779,14 @@ class _Relocation:
         if not pairs:
             return None
         weights, peers = zip(*pairs, strict=True)
-        slots = self.wiring._following(self.wiring.slots(group), weights[0])
+        factors = [*coefficients[0], *coefficients[1]]
         metric, table = self.wiring._metric_for(weights[0])
-        return torch.ops.bimt_fast.placement_cost(
-            slots, list(weights), list(peers), len(sides[0]), metric, [*coefficients[0], *coefficients[1]], table
-        )
+        slots = self.wiring._following(slots, weights[0])
+        return (slots, list(weights), list(peers), len(sides[0]), metric, factors), table
+
+    def _placement_cost(self, group: str) -> Tensor | None:
+        placement = self.placement(group, self.wiring.slots(group))
+        return None if placement is None else torch.ops.bimt_fast.placement_cost(*placement[0], placement[1])
 
     def _most_important(self, group: str) -> Tensor:
         """Neurons by the sum of |W| over all their connections, largest first."""

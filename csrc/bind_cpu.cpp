@@ -289,6 +289,44 @@ void bind_best_swaps(int dtype, const py::tuple& cost, intptr_t assignment, cons
   });
 }
 
+// parts: as in bind_placement_cost; results as in placement_swaps.
+void bind_placement_swaps(int dtype, const py::tuple& slots, const py::list& descriptions, int64_t memory,
+                          int64_t top_k, intptr_t delta, intptr_t partner, intptr_t top_delta, intptr_t top_pairs,
+                          int threads) {
+  with_dtype(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const Matrix<const T> slot_matrix = Fields(slots).matrix<const T>();
+    std::vector<PlacementPart<T>> parts;
+    std::vector<Matrix<const T>> peers;
+    for (py::handle description : descriptions) {
+      Fields fields(description);
+      const Matrix<const T> weight = fields.matrix<const T>();
+      peers.push_back(fields.matrix<const T>());
+      parts.push_back({weight.data, weight.cols, weight.row_stride, weight.col_stride, fields.real()});
+    }
+    const Status status = [&] {
+      const py::gil_scoped_release release;
+      const PlacementPlan plan = plan_placement(slot_matrix, peers, static_cast<int>(MetricCode::kL1));
+      if (plan.status != Status::kOk) return plan.status;
+      PlacementSwapArgs<T> args = {};
+      args.placement.n = slot_matrix.rows;
+      args.placement.parts = parts.data();
+      args.placement.part_count = static_cast<int64_t>(parts.size());
+      args.placement.axes = plan.views.data();
+      args.placement.dim = static_cast<int64_t>(plan.views.size());
+      args.placement.crowded = plan.crowded;
+      args.placement.threads = threads;
+      args.memory = memory;
+      args.top_k = top_k;
+      return with_instruction_set([&](auto isa) {
+        return placement_swaps<decltype(isa)>(args, pointer<T>(delta), pointer<int64_t>(partner), pointer<T>(top_delta),
+                                              pointer<int64_t>(top_pairs));
+      });
+    }();
+    check(status, "slots", "peers");
+  });
+}
+
 std::vector<std::string> instruction_set_names() {
   std::vector<std::string> names;
   for (InstructionSet set : supported_instruction_sets()) names.push_back(name(set));
@@ -319,4 +357,5 @@ PYBIND11_MODULE(_cpu, module) {
   module.def("placement_cost", &bind_placement_cost);
   module.def("swap_deltas", &bind_swap_deltas);
   module.def("best_swaps", &bind_best_swaps);
+  module.def("placement_swaps", &bind_placement_swaps);
 }

@@ -227,6 +227,12 @@ def swap_deltas_backward(dtype: torch.dtype, metric: str, n: int, smooth=False) 
         yield name, (matrix(n, n, "transposed", "grad", dtype), *arguments)
 
 
+def placement_swaps(dtype: torch.dtype, metric: str, n: int, smooth=False) -> Iterator[Sample]:
+    for name, arguments in placement_cost(dtype, metric, n, smooth):
+        for top_k in (None, 0, 9):
+            yield f"{name}-{top_k}", (*arguments[:-1], top_k, arguments[-1])
+
+
 SAMPLES: dict[str, Callable[..., Iterator[Sample]]] = {
     "connection_cost": connection_cost,
     "connection_cost_backward": connection_cost_backward,
@@ -237,6 +243,7 @@ SAMPLES: dict[str, Callable[..., Iterator[Sample]]] = {
     "swap_deltas": swap_deltas,
     "swap_deltas_backward": swap_deltas_backward,
     "best_swaps": swap_deltas,
+    "placement_swaps": placement_swaps,
 }
 
 

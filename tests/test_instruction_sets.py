@@ -37,7 +37,8 @@ def test_parity(name, native):
         "-c", "import bimt_fast; from bimt_fast import _cpu; print(_cpu.instruction_set())", instruction_set=name
     )
     assert used.stdout.strip() == name, used.stderr
-    done = in_new_process("-m", "pytest", "-q", "-k", "cpu", "tests/test_parity.py", instruction_set=name)
+    tests = ("tests/test_parity.py", "tests/test_matrix_free.py")
+    done = in_new_process("-m", "pytest", "-q", "-k", "cpu", *tests, instruction_set=name)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert " passed" in done.stdout and " skipped" not in done.stdout
 

@@ -50,6 +50,7 @@ def large(op: str, dtype: torch.dtype = torch.float32, metric: str = "l1") -> tu
         "swap_deltas": swap,
         "swap_deltas_backward": (cost, *swap),
         "best_swaps": swap,
+        "placement_swaps": (*placement[:-1], 1000, table),
     }[op]
 
 

@@ -10,7 +10,7 @@ import torch  # before _cpu, which uses the OpenMP runtime that torch brings
 from torch import Tensor
 
 from ..geometry import TABLE, TABLE_CODE, metric_row
-from .reference import adamw as _reference_adamw
+from . import reference
 from .reference import placement_cost_backward, swap_deltas_backward, widened
 
 try:
@@ -29,6 +29,7 @@ __all__ = [
     "details",
     "placement_cost",
     "placement_cost_backward",
+    "placement_swaps",
     "swap_deltas",
     "swap_deltas_backward",
 ]
@@ -36,6 +37,9 @@ __all__ = [
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # the codes of csrc/bind_cpu.cpp
 # From this size on, zeroing a fresh result page by page costs as much as computing it.
 _LARGE = 8 << 20
+# What the largest buffers of placement_swaps may take: this part of the weights' bytes, or this much in small layers.
+_MEMORY_PART = 16
+_LITTLE_MEMORY = 2 << 20
 _ABSENT = (0, 0, 0, 1, 1)
 
 
@@ -167,7 +171,7 @@ def adamw(
             layout, positions = (1, w.numel(), 1, 1), (*_ABSENT, *_ABSENT)
             dense = w.is_contiguous() or w.is_contiguous(memory_format=torch.channels_last)
         if not dense or not strides == g.stride() == m.stride() == v.stride():
-            return _reference_adamw(
+            return reference.adamw(
                 weights, grads, exp_avgs, exp_avg_sqs, steps, out_pos, in_pos, metric, coefficients, distance_scales,
                 base_lengths, settings, proximal, table,
             )  # fmt: skip
@@ -191,10 +195,7 @@ def placement_cost(
     dtype = weights[0].dtype if weights else slots.dtype if table is None else table.dtype
     coordinates = [_coordinates(y, table) for y in peers]  # kept alive during the call
     slots = _coordinates(slots, table)
-    parts = [
-        (*_matrix(w if k < incoming else w.T), *_matrix(y), coefficient)
-        for k, (w, y, coefficient) in enumerate(zip(weights, coordinates, coefficients, strict=True))
-    ]
+    parts = _parts(weights, coordinates, incoming, coefficients)
     by_slot = _empty((slots.shape[0], slots.shape[0]), slots.dtype)
     _cpu.placement_cost(
         _DTYPES[dtype], _matrix(slots), parts, incoming, *_metric(metric, table), by_slot.data_ptr(), _threads()
@@ -236,6 +237,49 @@ def best_swaps(
         _threads(),
     )
     return delta, partner
+
+
+def placement_swaps(
+    slots: Tensor,  # (n, dim), neuron i in slot i
+    weights: list[Tensor],  # each incoming (n, m), each outgoing (m, n)
+    peers: list[Tensor],  # each (m, dim)
+    incoming: int,  # how many of the lists' first entries are incoming
+    metric: str,
+    coefficients: list[float],
+    top_k: int | None,
+    table: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # (n,), (n,) int64; with top_k (k,), (k, 2) int64, k = min(top_k, n (n - 1) / 2)
+    native = metric == "l1" and all(w.dtype == slots.dtype for w in weights)
+    if not native and top_k is None:
+        cost = placement_cost(slots, weights, peers, incoming, metric, coefficients, table)
+        return best_swaps(cost, None, None, None)
+    if not native:
+        return reference.placement_swaps(slots, weights, peers, incoming, metric, coefficients, top_k, table)
+    n = slots.shape[0]
+    if top_k is None:
+        first, second = torch.empty(n, dtype=slots.dtype), torch.empty(n, dtype=torch.int64)
+    else:
+        top_k = min(top_k, n * (n - 1) // 2)
+        first, second = torch.empty(top_k, dtype=slots.dtype), torch.empty(top_k, 2, dtype=torch.int64)
+    results = (first.data_ptr(), second.data_ptr())
+    _cpu.placement_swaps(
+        _DTYPES[slots.dtype],
+        _matrix(slots),
+        _parts(weights, peers, incoming, coefficients),
+        max(sum(w.nbytes for w in weights) // _MEMORY_PART, _LITTLE_MEMORY),
+        top_k or 0,
+        *((*results, 0, 0) if top_k is None else (0, 0, *results)),
+        _threads(),
+    )
+    return first, second
+
+
+def _parts(weights: list[Tensor], peers: list[Tensor], incoming: int, coefficients: list[float]) -> list[tuple]:
+    """The connections of a group for the placement kernels, neurons as rows."""
+    return [
+        (*_matrix(w if k < incoming else w.T), *_matrix(y), coefficient)
+        for k, (w, y, coefficient) in enumerate(zip(weights, peers, coefficients, strict=True))
+    ]
 
 
 def _swap_inputs(cost, assignment, flow, distance):

@@ -244,6 +244,27 @@ def best_swaps(
     return torch.where(improves, best, 0), torch.where(improves, partner, itself)
 
 
+def placement_swaps(
+    slots: Tensor,  # (n, dim), neuron i in slot i
+    weights: list[Tensor],  # each incoming (n, m), each outgoing (m, n)
+    peers: list[Tensor],  # each (m, dim)
+    incoming: int,  # how many of the lists' first entries are incoming
+    metric: str,
+    coefficients: list[float],
+    top_k: int | None,
+    table: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # (n,), (n,) int64; with top_k (k,), (k, 2) int64, k = min(top_k, n (n - 1) / 2)
+    """best_swaps of placement_cost; or the best pairs, smallest delta first, then lowest indices, padded with 0."""
+    cost = placement_cost(slots, weights, peers, incoming, metric, coefficients, table)
+    if top_k is None:
+        return best_swaps(cost, None, None, None)
+    pairs = torch.triu_indices(*cost.shape, offset=1, device=cost.device).T
+    delta = swap_deltas(cost, None, None, None)[pairs[:, 0], pairs[:, 1]]
+    order = delta.argsort(stable=True)[:top_k]
+    improves = delta[order] < 0
+    return torch.where(improves, delta[order], 0), torch.where(improves[:, None], pairs[order], 0)
+
+
 def _swap_form(x: Tensor) -> Tensor:
     diagonal = x.diagonal()
     return (x + x.T) - (diagonal[:, None] + diagonal[None, :])

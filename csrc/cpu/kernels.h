@@ -193,4 +193,16 @@ Status swap_deltas(const SwapArgs<T>& args, T* deltas);
 template <class Isa, class T>
 Status best_swaps(const SwapArgs<T>& args, T* delta, int64_t* partner);
 
+template <class T>
+struct PlacementSwapArgs {
+  PlacementArgs<T> placement;  // its cost is not used; neuron i sits in slot i
+  int64_t memory;              // bytes that the largest buffers may take together
+  int64_t top_k;
+};
+
+// The best swaps on a placement cost that is never there as a whole. delta, partner: (n,); or where they are null,
+// top_delta (top_k,) and top_pairs (top_k, 2), padded with zeros where fewer pairs improve.
+template <class Isa, class T>
+Status placement_swaps(const PlacementSwapArgs<T>& args, T* delta, int64_t* partner, T* top_delta, int64_t* top_pairs);
+
 }  // namespace bimt

@@ -2,14 +2,12 @@
 // the cost matrix is read once.
 
 #include "cpu/kernels.h"
+#include "cpu/search.h"
 #include "cpu/simd.h"
 
 namespace bimt {
 namespace {
 
-// Tiles are squares of this many elements, and so many of them in a row make a work item.
-constexpr int64_t kTile = 64;
-constexpr int64_t kItemTiles = 16;
 constexpr int64_t kSerialSize = 96;
 
 // A square matrix seen through a permutation of its rows.
@@ -104,143 +102,15 @@ struct Problem {
     BIMT_UNROLL
     for (int i = 0; i < kLanes<T>; ++i) delta[i] += flows[i] * distances[i];
   }
-};
 
-// Calls visit(first row, first column of the block) for the blocks of a tile on or above the diagonal.
-template <class T, class Visit>
-BIMT_INLINE void for_blocks(int64_t n, int64_t tile_row, int64_t tile_col, Visit visit) {
-  const int64_t row_end = smaller(n, (tile_row + 1) * kTile), col_end = smaller(n, (tile_col + 1) * kTile);
-  for (int64_t row = tile_row * kTile; row < row_end; row += kLanes<T>) {
-    const int64_t first = tile_row == tile_col ? row : tile_col * kTile;
-    for (int64_t col = first; col < col_end; col += kLanes<T>) visit(row, col);
-  }
-}
-
-struct Item {
-  int32_t tile_row, first_tile, last_tile;
-};
-
-// The tiles on or above the diagonal, cut into items; `items` may be null to count them only.
-int64_t list_items(int64_t n, Item* items) {
-  const int64_t tiles = divide_up(n, kTile);
-  int64_t count = 0;
-  for (int64_t row = 0; row < tiles; ++row) {
-    for (int64_t first = row; first < tiles; first += kItemTiles, ++count) {
-      if (items == nullptr) continue;
-      items[count] = {int32_t(row), int32_t(first), int32_t(smaller(first + kItemTiles, tiles))};
-    }
-  }
-  return count;
-}
-
-// The smallest delta seen for each of `count` neurons and the partner's label: the lowest label on ties, and -1 with
-// delta 0 until one improves. This order is total, so the result does not depend on the order of the visits.
-template <class T>
-struct Best {
-  using Label = IntegerLike<T>;
-
-  static void clear(T* delta, Label* label, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) {
-      delta[i] = 0;
-      label[i] = -1;
-    }
-  }
-
-  template <class V, class L>
-  static BIMT_INLINE void update(V* best, L* best_label, V delta, L label) {
-    const L better = (delta < *best) | ((delta == *best) & (label < *best_label));
-    *best = better ? delta : *best;
-    *best_label = better ? label : *best_label;
-  }
-
-  static void update_one(T* best, Label* best_label, T delta, Label label) {
-    if (delta < *best || (delta == *best && label < *best_label)) {
-      *best = delta;
-      *best_label = label;
-    }
-  }
-};
-
-template <class T>
-class Search {
- public:
-  using V = Full<T>;
-  using Label = IntegerLike<T>;
-  using Labels = Full<Label>;
-  static constexpr int kCount = kLanes<T>;
-
-  // labels: the neurons in the order of the problem's rows, padded to whole vectors; best and best_label likewise.
-  Search(const Problem<T>& problem, const Label* labels, T* best, Label* best_label)
-      : problem_(problem), labels_(labels), best_(best), best_label_(best_label) {}
-
-  // False when a delta was not finite.
-  bool run(const Item& item) {
-    alignas(64) T row_best[kTile * kCount];
-    alignas(64) Label row_label[kTile * kCount];
-    Best<T>::clear(row_best, row_label, kTile * kCount);
-    V poison = {};
-    const int64_t first_row = item.tile_row * kTile;
-    for (int64_t tile = item.first_tile; tile < item.last_tile; ++tile) {
-      for_blocks<T>(problem_.n, item.tile_row, tile, [&](int64_t row, int64_t col) {
-        const int64_t offset = (row - first_row) * kCount;
-        prefetch_next(row, col);
-        visit(row, col, row_best + offset, row_label + offset, &poison);
-      });
-    }
-    for (int64_t i = 0; i < smaller(kTile, problem_.n - first_row); ++i) {
-      for (int lane = 0; lane < kCount; ++lane) {
-        Best<T>::update_one(best_ + first_row + i, best_label_ + first_row + i, row_best[i * kCount + lane],
-                            row_label[i * kCount + lane]);
-      }
-    }
-    T sum = 0;
-    for (int lane = 0; lane < kCount; ++lane) sum += poison[lane];
-    return sum == 0;
-  }
-
- private:
   BIMT_INLINE void prefetch_next(int64_t row, int64_t col) const {
-    if (row + kCount > problem_.n || col + kTile + kCount > problem_.n) return;
+    if (row + kLanes<T> > n || col + kTile + kLanes<T> > n) return;
     BIMT_UNROLL
-    for (int i = 0; i < kCount; ++i) {
-      prefetch(problem_.cost.row(row + i) + col + kTile);
-      prefetch(problem_.cost.row(col + kTile + i) + row);
+    for (int i = 0; i < kLanes<T>; ++i) {
+      prefetch(cost.row(row + i) + col + kTile);
+      prefetch(cost.row(col + kTile + i) + row);
     }
   }
-
-  BIMT_INLINE void visit(int64_t row, int64_t col, T* row_best, Label* row_label, V* poison) {
-    const int64_t height = smaller(kCount, problem_.n - row), width = smaller(kCount, problem_.n - col);
-    V delta[kCount];
-    problem_.deltas(row, col, height, width, delta);
-    if (height < kCount || width < kCount) clear_padding(height, width, delta);
-    const Labels col_labels = load<Labels>(labels_ + col);
-    V col_best = load<V>(best_ + col);
-    Labels col_label = load<Labels>(best_label_ + col);
-    BIMT_UNROLL
-    for (int i = 0; i < kCount; ++i) {
-      *poison += delta[i] - delta[i];
-      Best<T>::update(&col_best, &col_label, delta[i], splat<Labels>(labels_[row + i]));
-      V best = load<V>(row_best + i * kCount);
-      Labels label = load<Labels>(row_label + i * kCount);
-      Best<T>::update(&best, &label, delta[i], col_labels);
-      store(row_best + i * kCount, best);
-      store(row_label + i * kCount, label);
-    }
-    store(best_ + col, col_best);
-    store(best_label_ + col, col_label);
-  }
-
-  // A delta of 0 never wins.
-  static void clear_padding(int64_t height, int64_t width, V* delta) {
-    for (int64_t i = 0; i < kCount; ++i) {
-      for (int64_t j = i < height ? width : 0; j < kCount; ++j) delta[i][j] = 0;
-    }
-  }
-
-  const Problem<T>& problem_;
-  const Label* const labels_;
-  T* const best_;
-  Label* const best_label_;
 };
 
 template <class T>
@@ -341,7 +211,7 @@ Status run_best(const SwapArgs<T>& args, T* delta, int64_t* partner) {
   Best<T>::clear(best.get(), best_label.get(), threads * padded);
   const Scratch<bool> good(count);
   parallel(threads, count, [&](int64_t index, int thread) {
-    Search<T> search(problem, labels.get(), &best[thread * padded], &best_label[thread * padded]);
+    Search<T, Problem<T>> search(problem, labels.get(), &best[thread * padded], &best_label[thread * padded]);
     good[index] = search.run(items[index]);
   });
 

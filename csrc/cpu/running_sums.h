@@ -1,0 +1,300 @@
+// Running sums of a block of neurons over the knots of an axis: |weight| and its moment, neurons along the vectors.
+//
+// f(t) = sum |w_k| |t - y_k| = 2 (t (a(t) - A / 2) - (b(t) - B / 2)), with a(t) the weights of the peers up to t, b(t)
+// their moments, A and B the same of all. a and b depend on nothing but t, so f(t) has the same bits wherever the sums
+// were taken up from. What is made here is f / 2: the factor, which is exact, is left to the end.
+#pragma once
+
+#include "cpu/kernels.h"
+#include "cpu/simd.h"
+
+namespace bimt {
+namespace {
+
+constexpr int kWide = kLanes<double>;
+// Neurons in a block: their running sums should fit the registers, one row of them at least a cache line.
+constexpr int kNeurons = 4 * kWide > 16 ? 4 * kWide : 16;
+constexpr int kSums = kNeurons / kWide;
+// How far ahead weights are fetched, in peers, where a block takes all of them: along rows of peers, and down columns
+// of them. Where it takes few, those of the next block are fetched.
+constexpr int64_t kPrefetchRows = 32;
+constexpr int64_t kPrefetchColumns = 256;
+// Peers, and neurons, that are visited together.
+constexpr int64_t kChunk = 256;
+
+using Wide = Full<double>;
+using Half = Vector<float, kWide>;
+template <class T>
+constexpr int kRows = kNeurons / kLanes<T>;
+
+BIMT_INLINE Wide to_double(Half v) {
+#ifdef __AVX512F__
+  return (Wide)_mm512_maskz_cvtps_pd(0xff, (__m256)v);  // GCC 12 makes two conversions of the builtin
+#else
+  return __builtin_convertvector(v, Wide);
+#endif
+}
+
+// kNeurons numbers as doubles.
+BIMT_INLINE void widen(const double* from, Wide* to) {
+  BIMT_UNROLL
+  for (int i = 0; i < kSums; ++i) to[i] = load<Wide>(from + i * kWide);
+}
+
+BIMT_INLINE void widen(const float* from, Wide* to) {
+  BIMT_UNROLL
+  for (int i = 0; i < kSums; ++i) to[i] = to_double(load<Half>(from + i * kWide));
+}
+
+BIMT_INLINE void narrow(const Wide* from, Full<double>* to) {
+  BIMT_UNROLL
+  for (int i = 0; i < kSums; ++i) to[i] = from[i];
+}
+
+BIMT_INLINE void narrow(const Wide* from, Full<float>* to) {
+  BIMT_UNROLL
+  for (int i = 0; i < kSums; i += 2) {
+    const Half low = __builtin_convertvector(from[i], Half), high = __builtin_convertvector(from[i + 1], Half);
+    to[i / 2] = join<Full<float>>(low, high, CountTo<2 * kWide>::Type());
+  }
+}
+
+// The sums up to some place, or of all knots.
+struct Sums {
+  Wide weight[kSums], moment[kSums];
+
+  void load_from(const double* from) {
+    widen(from, weight);
+    widen(from + kNeurons, moment);
+  }
+
+  void halve() {
+    for (int i = 0; i < kSums; ++i) {
+      weight[i] *= 0.5;
+      moment[i] *= 0.5;
+    }
+  }
+
+  void store_to(double* to) const {
+    for (int i = 0; i < kSums; ++i) {
+      store(to + i * kWide, weight[i]);
+      store(to + kNeurons + i * kWide, moment[i]);
+    }
+  }
+};
+constexpr int64_t kStoredSums = 2 * kNeurons;
+
+template <class T, class Sum>
+class NeuronBlock {
+ public:
+  static int64_t sum_count(const PlacementArgs<T>& args) {
+    int64_t count = 0;
+    for (int64_t a = 0; a < args.dim; ++a) count += args.axes[a].knot_count * kNeurons;
+    return count;
+  }
+
+  // sums: memory for the knots that will be gathered at a time.
+  NeuronBlock(const PlacementArgs<T>& args, int64_t block, Sum* sums)
+      : args_(args), first_(block * kNeurons), neurons_(larger(0, smaller(kNeurons, args.n - first_))), sums_(sums) {}
+
+  // |weight| by knot, axis after axis, for several blocks at a time: then wider parts of the weights' rows are read,
+  // where neurons lie along them, and their pages are not left and entered again for every block.
+  static void gather(const PlacementArgs<T>& args, int64_t first_block, int64_t blocks, Sum* sums) {
+    const int64_t count = sum_count(args);
+    std::memset(sums, 0, blocks * count * sizeof(Sum));
+    int64_t first_peer = 0;
+    for (int64_t p = 0; p < args.part_count; ++p) {
+      const PlacementPart<T>& part = args.parts[p];
+      for (int64_t k = 0; k < part.peers; k += kChunk) {
+        for (int64_t b = 0; b < blocks; ++b) {
+          NeuronBlock block(args, first_block + b, sums + b * count);
+          block.next_block_ = blocks > 1;
+          block.gather(part, first_peer, k, smaller(part.peers, k + kChunk), 0);
+        }
+      }
+      first_peer += part.peers;
+    }
+  }
+
+  // As many blocks as have their sums in the second-level cache.
+  static int64_t group(const PlacementArgs<T>& args) {
+    constexpr int64_t kBytes = 512 << 10;
+    return larger(1, smaller(kChunk / kNeurons, kBytes / larger(1, sum_count(args) * int64_t(sizeof(Sum)))));
+  }
+
+  // The same for one block and the knots [first_knot, last_knot) of the only axis, which are the peers
+  // [begin[p], end[p]) of each part. Expects to be called for the same peers of the next block.
+  void gather(int64_t first_knot, int64_t last_knot, const int64_t* begin, const int64_t* end) {
+    next_block_ = true;
+    std::memset(sums_, 0, (last_knot - first_knot) * kNeurons * sizeof(Sum));
+    int64_t first_peer = 0;
+    for (int64_t p = 0; p < args_.part_count; ++p) {
+      gather(args_.parts[p], first_peer, begin[p], end[p], first_knot);
+      first_peer += args_.parts[p].peers;
+    }
+  }
+
+  // sums: of the knot `knot`.
+  static BIMT_INLINE void advance(const Sum* sums, double knot, Sums* to) {
+    Wide here[kSums];
+    widen(sums, here);
+    BIMT_UNROLL
+    for (int i = 0; i < kSums; ++i) {
+      to->weight[i] += here[i];
+      to->moment[i] += here[i] * knot;
+    }
+  }
+
+  static BIMT_INLINE void evaluate(double t, const Sums& upto, const Sums& half, Full<T>* value) {
+    Wide wide[kSums];
+    BIMT_UNROLL
+    for (int i = 0; i < kSums; ++i) {
+      wide[i] = (upto.weight[i] - half.weight[i]) * t - (upto.moment[i] - half.moment[i]);
+    }
+    narrow(wide, value);
+  }
+
+  // Calls emit(index, values) for the places in order; sums are those of the axis.
+  template <class Emit>
+  BIMT_INLINE static void scan(const PlacementAxis& axis, const Sum* sums, const double* places, int64_t count,
+                               Emit emit) {
+    Sums half = {}, upto = {};
+    for (int64_t l = 0; l < axis.knot_count; ++l) advance(sums + l * kNeurons, axis.knots[l], &half);
+    half.halve();
+    int64_t l = 0;
+    for (int64_t place = 0; place < count; ++place) {
+      const double t = places[place];
+      for (; l < axis.knot_count && axis.knots[l] <= t; ++l) advance(sums + l * kNeurons, axis.knots[l], &upto);
+      Full<T> value[kRows<T>];
+      evaluate(t, upto, half, value);
+      emit(place, value);
+    }
+  }
+
+ private:
+  struct Tile {
+    alignas(64) T data[kLanes<T> * kNeurons];  // one row a peer
+  };
+
+  void gather(const PlacementPart<T>& part, int64_t first_peer, int64_t begin, int64_t end, int64_t first_knot) {
+    const T* const weight = part.weight + first_ * part.neuron_stride;
+    const bool whole = neurons_ == kNeurons;
+    const int64_t next = kNeurons * part.neuron_stride;
+    Tile tile;
+    for (int64_t k = begin; k < end; k += kLanes<T>) {
+      const T* const from = weight + k * part.peer_stride;
+      const int64_t peers = smaller(kLanes<T>, end - k);
+      const T* rows = tile.data;
+      int64_t stride = kNeurons;
+      if (whole && part.neuron_stride == 1) {
+        rows = from;
+        stride = part.peer_stride;
+      } else if (whole && part.peer_stride == 1 && peers == kLanes<T>) {
+        transpose_tile(from, part.neuron_stride, next_block_ ? next : kPrefetchColumns, &tile);
+      } else {
+        gather_tile(from, part, peers, &tile);
+      }
+      const int64_t ahead = next_block_ ? next : kPrefetchRows * stride;
+      add_rows(rows, stride, peers, first_peer + k, first_knot, ahead, static_cast<T>(part.coefficient));
+    }
+  }
+
+  void gather_tile(const T* weight, const PlacementPart<T>& part, int64_t peers, Tile* tile) const {
+    for (int64_t k = 0; k < peers; ++k) {
+      for (int64_t i = 0; i < kNeurons; ++i) {
+        tile->data[k * kNeurons + i] = i < neurons_ ? weight[k * part.peer_stride + i * part.neuron_stride] : T(0);
+      }
+    }
+  }
+
+  static void transpose_tile(const T* weight, int64_t neuron_stride, int64_t ahead, Tile* tile) {
+    BIMT_UNROLL
+    for (int group = 0; group < kRows<T>; ++group) {
+      Full<T> rows[kLanes<T>];
+      BIMT_UNROLL
+      for (int i = 0; i < kLanes<T>; ++i) {
+        const T* const row = weight + (group * kLanes<T> + i) * neuron_stride;
+        prefetch(row + ahead);
+        rows[i] = load<Full<T>>(row);
+      }
+      transpose<T>(rows);
+      BIMT_UNROLL
+      for (int k = 0; k < kLanes<T>; ++k) store(tile->data + k * kNeurons + group * kLanes<T>, rows[k]);
+    }
+  }
+
+  static constexpr int kSumRows = kNeurons / kLanes<Sum>;
+  using Row = Full<Sum>[kSumRows];
+
+  void add_rows(const T* rows, int64_t stride, int64_t peers, int64_t first_peer, int64_t first_knot, int64_t ahead,
+                T coefficient) {
+    const int64_t runs = axis_of_runs(first_peer, peers);
+    Sum* in_run = nullptr;
+    Row run = {};
+    for (int64_t k = 0; k < peers; ++k) {
+      const T* const row = rows + k * stride;
+      prefetch(row + ahead);
+      prefetch(row + ahead + 64 / sizeof(T));
+      Row weight;
+      read(row, coefficient, weight);
+      Sum* sums = sums_;
+      for (int64_t a = 0; a < args_.dim; ++a) {
+        Sum* const to = sums + (args_.axes[a].knot_of_peer[first_peer + k] - first_knot) * kNeurons;
+        sums += args_.axes[a].knot_count * kNeurons;
+        if (a != runs) {
+          BIMT_UNROLL
+          for (int i = 0; i < kSumRows; ++i)
+            store(to + i * kLanes<Sum>, load<Full<Sum>>(to + i * kLanes<Sum>) + weight[i]);
+          continue;
+        }
+        if (to != in_run) {
+          if (in_run != nullptr) store_row(run, in_run);
+          in_run = to;
+          BIMT_UNROLL
+          for (int i = 0; i < kSumRows; ++i) run[i] = load<Full<Sum>>(to + i * kLanes<Sum>);
+        }
+        BIMT_UNROLL
+        for (int i = 0; i < kSumRows; ++i) run[i] += weight[i];
+      }
+    }
+    if (in_run != nullptr) store_row(run, in_run);
+  }
+
+  // The axis along which these peers share a knot, as those of a row of a grid do: adding to the same memory again and
+  // again would wait for every store. -1 if there is none.
+  int64_t axis_of_runs(int64_t first_peer, int64_t peers) const {
+    for (int64_t a = args_.dim - 1; a >= 0 && peers > 1; --a) {
+      if (args_.axes[a].knot_of_peer[first_peer] == args_.axes[a].knot_of_peer[first_peer + 1]) return a;
+    }
+    return -1;
+  }
+
+  static BIMT_INLINE void store_row(const Row& row, Sum* to) {
+    BIMT_UNROLL
+    for (int i = 0; i < kSumRows; ++i) store(to + i * kLanes<Sum>, row[i]);
+  }
+
+  static BIMT_INLINE void read(const T* from, T coefficient, Full<T>* row) {
+    BIMT_UNROLL
+    for (int g = 0; g < kRows<T>; ++g) row[g] = magnitude<T>(load<Full<T>>(from + g * kLanes<T>)) * coefficient;
+  }
+
+  template <class Other>
+  static BIMT_INLINE void read(const T* from, T coefficient, Other* row) {
+    BIMT_UNROLL
+    for (int g = 0; g < kRows<T>; ++g) {
+      Half half[2];
+      split(magnitude<T>(load<Full<T>>(from + g * kLanes<T>)) * coefficient, half, CountTo<kWide>::Type());
+      row[2 * g] = to_double(half[0]);
+      row[2 * g + 1] = to_double(half[1]);
+    }
+  }
+
+  const PlacementArgs<T>& args_;
+  const int64_t first_, neurons_;
+  Sum* const sums_;
+  bool next_block_ = false;
+};
+
+}  // namespace
+}  // namespace bimt

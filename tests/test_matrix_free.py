@@ -1,0 +1,265 @@
+"""Best swaps without the placement matrix, against best_swaps of that matrix and against brute force."""
+
+import subprocess
+import sys
+
+import inputs
+import pytest
+import torch
+
+import bimt_fast as bf
+from bimt_fast.kernels import cpu
+
+SIZES = (0, 1, 2, 15, 17, 33, 63, 65, 97, 257, 700)
+LAYOUTS = ("line", "grid2", "grid3", "random1", "random2", "random3", "duplicates1", "duplicates2", "sorted1")
+WAYS = ("tables", "bands", "panels")
+
+
+@pytest.fixture(params=WAYS)
+def way(request, cpu_backend, monkeypatch):
+    """How C is made again (csrc/cpu/kernels/placement_swaps.cpp): small layers would always use tables."""
+    if request.param != "tables":
+        monkeypatch.setattr(cpu, "_LITTLE_MEMORY", 0)
+    if request.param == "panels":
+        monkeypatch.setattr(cpu, "_MEMORY_PART", 10**12)
+    return request.param
+
+
+def points(n, layout, seed, dtype):
+    if layout == "line":
+        return bf.geometry.line(n, dtype=dtype)
+    kind, dim = layout[:-1], int(layout[-1])
+    if kind == "sorted":  # with ties that bands must not tear
+        return (inputs.positions(n, dim, "random", seed) * max(1, n // 3)).round().sort(0).values.to(dtype)
+    return inputs.positions(n, dim, kind, seed, dtype)
+
+
+def layer(n, layout, dtype=torch.float64, integer=False, zeros=()):
+    """Arguments of placement_cost: a group between two others, some of its neurons without weights."""
+    m = inputs.other_size(n)
+    weights = [
+        inputs.matrix(n, m, inputs.LAYOUTS[n % 3], 1, dtype),
+        inputs.matrix(n, n, "transposed", 2, dtype),
+        inputs.matrix(m, n, "contiguous", 3, dtype),
+    ]
+    places = [points(size, layout, k, dtype) for k, size in enumerate((n, m, n, m))]
+    coefficients = [0.7, 1.0, 0.2]
+    if integer:
+        weights, places = [w.round() for w in weights], [(8 * x).round() for x in places]
+        coefficients = [1.0, 2.0, 1.0]
+    for w, neurons in zip(weights, (0, 0, 1), strict=True):
+        w.index_fill_(neurons, torch.as_tensor(zeros, dtype=torch.int64), 0)
+    return places[0], weights, places[1:], 2, "l1", coefficients
+
+
+def all_deltas(arguments):
+    with bf.backend("reference"):
+        cost = torch.ops.bimt_fast.placement_cost(*inputs.fresh(arguments, torch.float64))
+        return bf.swap_deltas(cost), max(1.0, cost.abs().max().item()) if cost.numel() else 1.0
+
+
+def check_best(arguments, exact):
+    deltas, magnitude = all_deltas(arguments)
+    dtype, n = arguments[0].dtype, len(deltas)
+    allowed = inputs.TOLERANCE[dtype] * magnitude
+    delta, partner = torch.ops.bimt_fast.placement_swaps(*arguments, None)
+    best = deltas.clamp(max=0).amin(1) if n else deltas.new_zeros(0)
+    rows = torch.arange(n)
+    assert delta.dtype == dtype and partner.dtype == torch.int64
+    assert torch.allclose(delta.double(), best, rtol=0, atol=allowed)
+    assert torch.allclose(deltas[rows, partner], best, rtol=0, atol=allowed), "a partner is not the best one"
+    assert (delta <= 0).all() and torch.equal(delta == 0, partner == rows)
+    if exact:
+        with_matrix = bf.best_swaps(torch.ops.bimt_fast.placement_cost(*arguments))
+        assert torch.equal(partner, with_matrix[1])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("dtype", inputs.DTYPES, ids=str)
+def test_equals_the_search_on_the_matrix(dtype, n, layout, way):
+    check_best(layer(n, layout, dtype), exact=dtype == torch.float64)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", inputs.DTYPES, ids=str)
+def test_lowest_index_on_ties(dtype, layout, way):
+    for n in (17, 97, 257):
+        check_best(layer(n, layout, dtype, integer=True), exact=True)
+
+
+@pytest.mark.parametrize("layout", ("line", "grid2", "random2", "sorted1"))
+def test_neurons_without_weights(layout, way):
+    for n, zeros in ((97, range(97)), (257, range(1, 257, 2)), (700, range(350)), (700, range(0, 700, 3))):
+        for dtype in inputs.DTYPES:
+            check_best(layer(n, layout, dtype, zeros=list(zeros)), exact=dtype == torch.float64)
+        check_best(layer(n, layout, integer=True, zeros=list(zeros)), exact=True)
+
+
+def best_pairs(deltas, k):
+    first, second = torch.triu_indices(*deltas.shape, offset=1)
+    found = zip(deltas[first, second].tolist(), first.tolist(), second.tolist(), strict=True)
+    return sorted(pair for pair in found if pair[0] < 0)[:k]
+
+
+@pytest.mark.parametrize("layout", ("line", "grid2", "random2", "duplicates1", "sorted1"))
+@pytest.mark.parametrize("n", (0, 1, 2, 17, 65, 257))
+def test_top_pairs_by_brute_force(n, layout, way):
+    for integer in (False, True):
+        for dtype in inputs.DTYPES:
+            arguments = layer(n, layout, dtype, integer=integer)
+            deltas, magnitude = all_deltas(arguments)
+            for k in (0, 1, 5, 100, 10**6):
+                delta, pairs = torch.ops.bimt_fast.placement_swaps(*arguments, k)
+                assert delta.shape == (min(k, n * (n - 1) // 2),) and pairs.shape == (*delta.shape, 2)
+                count = int((delta < 0).sum())
+                assert not delta[count:].any() and not pairs[count:].any()
+                want = best_pairs(deltas, k)
+                if integer or dtype == torch.float64:
+                    least = -1e-12 * magnitude  # rounding may feign an improvement, in either of the two
+                    mine = [tuple(pair) for x, pair in zip(delta.tolist(), pairs.tolist(), strict=True) if x < least]
+                    assert mine == [(r, s) for x, r, s in want if x < least]
+                got = torch.tensor([x for x, _, _ in want[:count]], dtype=torch.float64)
+                allowed = inputs.TOLERANCE[dtype] * magnitude
+                assert torch.allclose(delta[: len(got)].double(), got, rtol=0, atol=allowed)
+
+
+def test_reference_pairs():
+    arguments = layer(65, "grid2", integer=True)
+    native = torch.ops.bimt_fast.placement_swaps(*arguments, 70)
+    with bf.backend("reference"):
+        expected = torch.ops.bimt_fast.placement_swaps(*arguments, 70)
+        best = torch.ops.bimt_fast.placement_swaps(*arguments, None)
+    assert all(torch.equal(a, b) for a, b in zip(native, expected, strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(torch.ops.bimt_fast.placement_swaps(*arguments, None), best, strict=True)
+    )
+
+
+@pytest.mark.parametrize("layout", ("line", "grid2", "random2"))
+def test_number_of_threads_changes_no_bit(layout, way):
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            for arguments in (layer(700, layout, torch.float32), layer(700, layout, integer=True)):
+                for top_k in (None, 500):
+                    results += torch.ops.bimt_fast.placement_swaps(*arguments, top_k)
+    finally:
+        torch.set_num_threads(before)
+    third = len(results) // 3
+    for one, two, three in zip(results[:third], results[third : 2 * third], results[2 * third :], strict=True):
+        assert torch.equal(one, two) and torch.equal(one, three)
+
+
+@pytest.mark.parametrize("value", (float("nan"), float("inf")))
+def test_refuses_what_is_not_finite(value, way):
+    for n, layout in ((1, "line"), (97, "grid2"), (257, "line"), (257, "random2")):
+        for part in range(3):
+            arguments = layer(n, layout, torch.float32)
+            if arguments[1][part].numel():
+                arguments[1][part][-1, -1] = value
+                with pytest.raises(ValueError, match="weights must be finite"):
+                    torch.ops.bimt_fast.placement_swaps(*arguments, None)
+        slots, *rest = layer(n, layout, torch.float32)
+        slots[0, 0] = value
+        with pytest.raises(ValueError, match="slots must be finite"):
+            torch.ops.bimt_fast.placement_swaps(slots, *rest, 3)
+
+
+# Wiring
+
+
+def relocated_model():
+    """Boundary groups have moved away from the identity."""
+    model = inputs.mlp(9, 20, 12, 5)
+    model.wiring.relocate("matching", groups=[g for g in model.wiring.groups if g not in model.wiring.inner_groups])
+    return model
+
+
+def connections(wiring, group):
+    sides = ([], [])
+    for name, groups in wiring.connections.items():
+        if group in groups:
+            axis = groups.index(group)
+            weight = wiring.model.get_parameter(name)
+            sides[axis].append((weight, wiring.neuron_positions(groups[1 - axis])))
+    return sides
+
+
+def test_wiring_gives_every_group_its_best_swaps(backend):
+    wiring = relocated_model().wiring
+    assert any(not torch.equal(wiring.permutation(g), torch.arange(len(wiring.slots(g)))) for g in wiring.groups)
+    for group in wiring.groups:
+        incoming, outgoing = connections(wiring, group)
+        cost = bf.placement_cost(wiring.slots(group), incoming=incoming, outgoing=outgoing)
+        best, partner = bf.best_swaps(cost, wiring.permutation(group))
+        mine, my_partner = wiring.best_swaps(group)
+        assert torch.allclose(mine, best, atol=1e-12) and not mine.requires_grad
+        assert torch.equal(my_partner[best < -1e-12], partner[best < -1e-12])
+        delta, pairs = wiring.best_swaps(group, top_k=3)
+        assert len(delta) == len(pairs) <= 3 and (pairs[:, 0] < pairs[:, 1]).all()
+        if len(delta):
+            assert delta[0] == mine.min() and my_partner[pairs[0, 0]] == pairs[0, 1]
+
+
+def test_the_cost_falls_by_what_was_promised(backend):
+    wiring = inputs.mlp(9, 20, 12, 5, distance_scale=0.7).wiring
+    group = wiring.inner_groups[0]
+    delta, pairs = wiring.best_swaps(group, top_k=4)
+    for promised, (r, s) in zip(delta.tolist(), pairs.tolist(), strict=True):
+        before = wiring.cost().item()
+        swap = torch.arange(20)
+        swap[[r, s]] = swap[[s, r]]
+        wiring.permute_(group, swap)
+        assert wiring.cost().item() - before == pytest.approx(promised, abs=1e-10)
+        wiring.permute_(group, swap)
+
+
+def test_a_group_that_nothing_connects():
+    model = torch.nn.Linear(3, 4)
+    wiring = bf.Wiring(model, {"out": bf.geometry.line(4)}, {"bias": ("out",)})
+    delta, partner = wiring.best_swaps("out")
+    assert torch.equal(delta, torch.zeros(4)) and torch.equal(partner, torch.arange(4))
+    assert [x.shape for x in wiring.best_swaps("out", top_k=2)] == [(0,), (0, 2)]
+
+
+def test_bad_arguments():
+    wiring = inputs.mlp(3, 4, 2).wiring
+    for top_k in (1.5, True, "2"):
+        with pytest.raises(TypeError, match="top_k must be an integer"):
+            wiring.best_swaps(wiring.groups[0], top_k=top_k)
+    with pytest.raises(ValueError, match="top_k must be"):
+        wiring.best_swaps(wiring.groups[0], top_k=-1)
+    with pytest.raises(ValueError, match="group must name"):
+        wiring.best_swaps("nowhere")
+    recurrent = bf.Wiring(torch.nn.Linear(3, 3, bias=False), {"h": bf.geometry.line(3)}, {"weight": ("h", "h")})
+    with pytest.raises(NotImplementedError, match="recurrent"):
+        recurrent.best_swaps("h")
+
+
+MEASURE = """
+import resource, sys, torch
+import bimt_fast as bf
+
+n, layout = int(sys.argv[1]), sys.argv[2]
+def swaps(n):
+    points = {"line": bf.geometry.line(n), "grid": bf.geometry.grid((64, n // 64)), "random": torch.rand(n, 2)}[layout]
+    weights = [torch.rand(n, n), torch.rand(n, n)]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result = torch.ops.bimt_fast.placement_swaps(points, weights, [points] * 2, 1, "l1", [1.0] * 2, None)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / sum(w.nbytes for w in weights)
+swaps(128)
+print(swaps(n))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts other units elsewhere")
+@pytest.mark.parametrize("layout", ("line", "grid", "random"))
+def test_memory(layout, cpu_backend):
+    """At most a tenth of the weights, and 4 MiB that do not grow with them."""
+    n = 4096
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(n), layout], capture_output=True, text=True, check=True, timeout=300
+    )
+    assert float(done.stdout) <= 0.1 + (4 << 20) / (8 * n * n)
