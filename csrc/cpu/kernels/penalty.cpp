@@ -363,7 +363,7 @@ template <class S, class T>
 double adamw_of_piece(const Step<T>& step, const T* length, int64_t count, const S* grad, S* w, S* mean, S* square,
                       bool proximal) {
   if constexpr (kNarrow<S>) {
-    alignas(64) T g[kChunk], p[kChunk], m[kChunk], v[kChunk];
+    alignas(64) T g[kChunk] = {}, p[kChunk], m[kChunk], v[kChunk];
     read_row(grad, 1, count, g);
     read_row(w, 1, count, p);
     read_row(mean, 1, count, m);
