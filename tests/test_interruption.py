@@ -13,7 +13,8 @@ CALLS = {
     "relocate": lambda wiring, optimizer: wiring.relocate("matching", optimizer=optimizer),
     "permute_": lambda wiring, optimizer: wiring.permute_("h1", torch.arange(8).flip(0), optimizer=optimizer),
 }
-MOVING = ("_move", "permute", "_reordered", "_companions")  # the functions of wiring.py that change tensors
+FILES = (bimt_fast.wiring.__file__, bimt_fast._relocation.__file__)
+MOVING = ("_move", "permute", "_reordered", "companions")  # the functions that change tensors
 
 
 class InterruptAt(TorchDispatchMode):
@@ -75,7 +76,7 @@ def test_at_every_line_of_the_move(call):
         def trace(frame, event, _):
             nonlocal left, line
             code = frame.f_code
-            if code.co_filename != bimt_fast.wiring.__file__ or code.co_name not in MOVING:
+            if code.co_filename not in FILES or code.co_name not in MOVING:
                 return None
             if event == "line":
                 left -= 1
