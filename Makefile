@@ -26,6 +26,7 @@ experiments: $(READY)
 
 bench: $(READY)
 	$(RUN) benchmarks/run.py
+	$(RUN) benchmarks/growth.py
 
 bench-compare: $(READY)
 	$(RUN) benchmarks/compare.py $(REV)
