@@ -33,7 +33,8 @@ class AdamW(torch.optim.Optimizer):
     which makes exact zeros. The same lam then acts about a hundred times more weakly, since Adam does not rescale it.
 
     Left out on purpose: amsgrad and maximize (a cost is minimised), foreach, fused, capturable and differentiable (the
-    step is one native call already). Setting one of them is a ValueError.
+    step is one native call already). A param group that sets amsgrad, maximize, capturable or differentiable is a
+    ValueError; foreach and fused are ignored.
 
     Args:
         wiring: of the model.
@@ -124,14 +125,13 @@ class AdamW(torch.optim.Optimizer):
         for plan in self.wiring.plans(tensors, group["bias"], group["distance_scale"]):
             states = [self._state_of(p) for p in plan.tensors]
             steps = [state["step"] for state in states]
-            torch._foreach_add_(steps, 1)
             costs.append(
                 adamw(
                     plan.tensors,
                     [p.grad for p in plan.tensors],
                     [state["exp_avg"] for state in states],
                     [state["exp_avg_sq"] for state in states],
-                    [int(step) for step in steps],
+                    [int(step) + 1 for step in steps],
                     plan.out_pos,
                     plan.in_pos,
                     plan.metric,
@@ -143,6 +143,7 @@ class AdamW(torch.optim.Optimizer):
                     plan.table,
                 )
             )
+            torch._foreach_add_(steps, 1)  # behind the call, which may refuse a gradient
         return costs
 
     def _state_of(self, p: Tensor) -> dict[str, Tensor]:

@@ -82,7 +82,7 @@ def train(
         every: steps between rows of the history.
 
     Returns:
-        History. KeyboardInterrupt passes through and leaves the model as of the last whole step or relocation.
+        History. KeyboardInterrupt passes through; a relocation that it interrupts is undone.
     """
     with _threads_for(model), _progress_bar(preset.steps, progress) as bar:
         return _run(model, wiring, loss, preset, every, bar)

@@ -229,3 +229,16 @@ def test_other_bad_input(data):
     with pytest.raises(ValueError, match="amsgrad"):
         steps(network, optimizer, data, 1)
     assert all(torch.equal(p, old) for p, old in zip(network.parameters(), before, strict=True))
+
+
+def test_a_refused_gradient_changes_nothing(data):
+    network = model()
+    optimizer = bf.optim.AdamW(network.wiring)
+    steps(network, optimizer, data, 2)
+    weight = network.layers[1].weight
+    before = [p.detach().clone() for p in network.parameters()]
+    weight.grad = weight.grad.to_sparse()
+    with pytest.raises(TypeError, match="grads must be a dense tensor"):
+        optimizer.step()
+    assert all(torch.equal(p, old) for p, old in zip(network.parameters(), before, strict=True))
+    assert optimizer.state[weight]["step"] == 2

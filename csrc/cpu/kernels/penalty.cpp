@@ -262,9 +262,10 @@ double penalty_of_piece(const Job<S>& job, int64_t row, int64_t col, int64_t cou
   return cost;
 }
 
-template <class Metric, class S, class T>
-double penalty_of_block(const Job<S>& job, const Block& block, T step) {
-  alignas(64) T length[kChunk];
+// Adds up what `piece(row, col, count, length)` returns for the pieces of a block, whose lengths it makes.
+template <class Metric, class S, class Piece>
+double sum_over_pieces(const Job<S>& job, const Block& block, Piece piece) {
+  alignas(64) Compute<S> length[kChunk];
   const bool same_length = job.dim == 0;
   if (same_length) lengths(Metric(), job, 0, 0, kChunk, job.scale, job.base, length);
   double total = 0;
@@ -273,10 +274,17 @@ double penalty_of_block(const Job<S>& job, const Block& block, T step) {
     for (int64_t col = block.col_begin; col < block.col_end; col += kChunk) {
       const int64_t count = smaller(kChunk, block.col_end - col);
       if (!same_length) lengths(Metric(), job, row, col, count, job.scale, job.base, length);
-      total += penalty_of_piece(job, row, col, count, length, step);
+      total += piece(row, col, count, length);
     }
   }
   return total;
+}
+
+template <class Metric, class S, class T>
+double penalty_of_block(const Job<S>& job, const Block& block, T step) {
+  return sum_over_pieces<Metric>(job, block, [&](int64_t row, int64_t col, int64_t count, const T* length) {
+    return penalty_of_piece(job, row, col, count, length, step);
+  });
 }
 
 // Sweeps every block of every term and adds up what `sweep(term index, job, block)` returns, by coefficient.
@@ -382,21 +390,12 @@ double adamw_of_piece(const Step<T>& step, const T* length, int64_t count, const
 template <class Metric, class S, class T>
 double adamw_of_block(const Job<S>& job, const Block& block, const Step<T>& step, const Moments<S>& moments,
                       bool proximal) {
-  alignas(64) T length[kChunk];
-  const bool same_length = job.dim == 0;
-  if (same_length) lengths(Metric(), job, 0, 0, kChunk, job.scale, job.base, length);
-  double total = 0;
-  for (int64_t row = block.row_begin; row < block.row_end; ++row) {
-    for (int64_t col = block.col_begin; col < block.col_end; col += kChunk) {
-      const int64_t count = smaller(kChunk, block.col_end - col);
-      if (!same_length) lengths(Metric(), job, row, col, count, job.scale, job.base, length);
-      // The moments have the strides of the weight, so one offset serves all.
-      const int64_t offset = row * job.weight.row_stride + col;
-      total += adamw_of_piece(step, length, count, job.grad.data + offset, const_cast<S*>(job.weight.data) + offset,
-                              moments.exp_avg + offset, moments.exp_avg_sq + offset, proximal);
-    }
-  }
-  return total;
+  return sum_over_pieces<Metric>(job, block, [&](int64_t row, int64_t col, int64_t count, const T* length) {
+    // The moments have the strides of the weight, so one offset serves all.
+    const int64_t offset = row * job.weight.row_stride + col;
+    return adamw_of_piece(step, length, count, job.grad.data + offset, const_cast<S*>(job.weight.data) + offset,
+                          moments.exp_avg + offset, moments.exp_avg_sq + offset, proximal);
+  });
 }
 
 template <class S>
