@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import search
-from .ops import COMPUTE_DTYPE
+from .ops import COMPUTE_DTYPE, placement_cost, total_cost
 
 if TYPE_CHECKING:
     from .wiring import Wiring
@@ -53,28 +53,41 @@ class Relocation:
         self.assignment = dict(self.start)
         own = [e for e in wiring._entries if e.is_connection and e in wiring._charged]
         self.connections = [e for e in own if wiring._distance_scale[e.name] != 0 and e.tensor.requires_grad]
+        self._sitting: dict[tuple, Tensor] = {}  # positions of neurons by group, dtype and device
 
     def moved(self) -> dict[str, Tensor]:
         return {g: a for g, a in self.assignment.items() if not torch.equal(a, self.start[g])}
 
     def connection_cost(self) -> float:
         """The part of wiring.cost() that a relocation can change."""
-        wiring = self.wiring
-        return sum(
-            wiring._coefficient(e)
-            * torch.ops.bimt_fast.connection_cost(
-                e.tensor,
-                *(self._positions(g, e.tensor) for g in e.groups),
-                wiring._metric_for(e.tensor)[0],
-                wiring._distance_scale[e.name],
-                wiring._base_length[e.name],
-                wiring._metric_for(e.tensor)[1],
-            ).item()
-            for e in self.connections
-        )
+        wiring, total = self.wiring, 0.0
+        kinds: dict[tuple, list] = {}
+        for e in self.connections:
+            w = e.tensor
+            kinds.setdefault((w.dtype, w.device), []).append((e, w))
+        for alike in kinds.values():
+            metric, table = wiring._metric_for(alike[0][1])
+            total += total_cost(
+                [w for _, w in alike],
+                [self._positions(e.groups[0], w) for e, w in alike],
+                [self._positions(e.groups[1], w) for e, w in alike],
+                metric,
+                [wiring._coefficient(e) for e, _ in alike],
+                [wiring._distance_scale[e.name] for e, _ in alike],
+                [wiring._base_length[e.name] for e, _ in alike],
+                table,
+            )
+        return total
 
     def _positions(self, group: str, like: Tensor) -> Tensor:
-        return self.wiring._following(self.wiring._slots[group][self.assignment[group]], like)
+        key = (group, like.dtype, like.device)
+        if key not in self._sitting:
+            self._sitting[key] = self.wiring._following(self.wiring._slots[group][self.assignment[group]], like)
+        return self._sitting[key]
+
+    def _seat(self, group: str, assignment: Tensor) -> None:
+        self.assignment[group] = assignment
+        self._sitting = {key: x for key, x in self._sitting.items() if key[0] != group}
 
     def run(self, groups: Sequence[str]) -> dict[str, GroupReport]:
         """One pass for greedy; else again and again over the groups whose neighbours have moved."""
@@ -100,10 +113,10 @@ class Relocation:
         if cost is not None:
             old = self.assignment[group].to(cost.device)
             new, swaps = self._search(group, cost, old)
-            gain = search.assigned_cost(cost, old) - search.assigned_cost(cost, new)
-            improved = gain > search.resolution(cost)
+            gain = search.assigned_cost(cost, old) - search.assigned_cost(cost, new) if swaps else 0.0
+            improved = swaps > 0 and gain > search.resolution(cost)
             if improved:
-                self.assignment[group] = new.cpu()
+                self._seat(group, new.cpu())
                 report.swaps += swaps
                 report.gain += gain
         report.seconds += time.perf_counter() - start
@@ -141,7 +154,7 @@ class Relocation:
 
     def _placement_cost(self, group: str) -> Tensor | None:
         placement = self.placement(group, self.wiring._slots[group])
-        return None if placement is None else torch.ops.bimt_fast.placement_cost(*placement[0], placement[1])
+        return None if placement is None else placement_cost(*placement[0], placement[1])
 
     def _most_important(self, group: str) -> Tensor:
         """Neurons by the sum of |W| over all their connections, largest first."""
@@ -151,42 +164,56 @@ class Relocation:
             if e.is_connection:
                 for axis, g in enumerate(e.groups):
                     if g == group:
-                        flow = e.tensor.abs().sum(1 - axis, dtype=COMPUTE_DTYPE[e.tensor.dtype])
-                        importance += flow.double().cpu()
+                        w = e.tensor
+                        flow = torch.linalg.vector_norm(w, 1, 1 - axis, dtype=COMPUTE_DTYPE[w.dtype])
+                        importance += flow.cpu()
         neuron_in = self.assignment[group].argsort()
         order = importance[neuron_in].argsort(descending=True, stable=True)  # slots in order where equal
         return neuron_in[order[: n if self.top_k is None else self.top_k]]
+
+
+@dataclass(frozen=True)
+class Moves:
+    """A permutation of one axis, by what it changes: place to[k] takes what was in place source[k]."""
+
+    size: int
+    to: Tensor
+    source: Tensor
+
+    @classmethod
+    def of(cls, order: Tensor) -> "Moves":
+        """From the whole permutation: place p takes what was in place order[p]."""
+        to = (order != torch.arange(len(order))).nonzero().flatten()
+        return cls(len(order), to, order[to])
 
 
 class Mover:
     """Permutes tensors in place and can put them all back."""
 
     def __init__(self) -> None:
-        self.done: list[tuple[Tensor, dict[int, Tensor]]] = []
-        self.current: tuple[Tensor, Tensor] | None = None
+        self.done: list[tuple[Tensor, int, Moves]] = []
+        self.current: tuple[tuple[Tensor, int, Moves], Tensor] | None = None
 
-    def permute(self, tensor: Tensor, indices: dict[int, Tensor]) -> None:
-        permuted = _reordered(tensor, indices)
-        self.current = (tensor, tensor.clone())
-        tensor.copy_(permuted)
-        self.done.append((tensor, indices))
-        self.current = None
+    def permute(self, tensor: Tensor, by_axis: dict[int, Moves]) -> None:
+        for axis, moves in by_axis.items():
+            if tensor.shape[axis] == moves.size:  # an optimizer's row and column factors have one of the axes
+                step, to = (tensor, axis, moves), moves.to.to(tensor.device)
+                taken = tensor.index_select(axis, moves.source.to(tensor.device))
+                self.current = (step, tensor.index_select(axis, to))
+                tensor.index_copy_(axis, to, taken)
+                self.done.append(step)
+                self.current = None
 
     def undo(self) -> None:
-        # An interrupt may fall between the copy and its entry in `done`, so the tensor in hand has a copy of its own.
+        # An interrupt may fall between the copy and its entry in `done`, so the step in hand keeps what it replaces.
         if self.current is not None:
-            tensor, old = self.current
-            tensor.copy_(old)
-            self.done = [(t, indices) for t, indices in self.done if t is not tensor]
-        for tensor, indices in reversed(self.done):
-            tensor.copy_(_reordered(tensor, {axis: index.argsort() for axis, index in indices.items()}))
-
-
-def _reordered(tensor: Tensor, indices: dict[int, Tensor]) -> Tensor:
-    for axis, index in indices.items():
-        if tensor.shape[axis] == len(index):  # an optimizer's row and column factors have one of the axes
-            tensor = tensor.index_select(axis, index.to(tensor.device))
-    return tensor
+            (tensor, axis, moves), old = self.current
+            tensor.index_copy_(axis, moves.to.to(tensor.device), old)
+            if self.done and self.done[-1] is self.current[0]:
+                self.done.pop()
+        for tensor, axis, moves in reversed(self.done):
+            moved = tensor.index_select(axis, moves.to.to(tensor.device))
+            tensor.index_copy_(axis, moves.source.to(tensor.device), moved)
 
 
 def companions(tensor: Tensor, optimizers: Iterable[torch.optim.Optimizer]) -> list[Tensor]:

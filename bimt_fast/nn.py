@@ -139,6 +139,8 @@ class BioMLP(_CarriesWiring, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., shape[0]) -> (..., shape[-1]), inputs and outputs in the caller's order, wherever they sit."""
-        for layer in self.layers[:-1]:
-            x = self.activation(layer(x))
-        return self.layers[-1](x)
+        *hidden, last = self.layers  # a slice of them would be a new module at each call
+        activation = self.activation
+        for layer in hidden:
+            x = activation(layer(x))
+        return last(x)

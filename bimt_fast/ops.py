@@ -258,16 +258,53 @@ _register(
 )
 
 
-def add_grad(*arguments):
+def add_grad(*arguments, memo: dict | None = None):
     """torch.ops.bimt_fast.add_grad, outside torch.compile without the dispatcher.
 
-    Boxing the tensor lists of a small network costs more than the kernel does.
+    Boxing the tensor lists of a small network costs more than the kernel does, and so do checking and describing them.
+
+    Args:
+        memo: a dict kept by a caller who comes again with the same tensors and settings (lam aside): as long as they
+            stay where they are, they are checked and described once.
     """
     if torch.compiler.is_compiling():
         return torch.ops.bimt_fast.add_grad(*arguments)
-    cost = _add_grad(*arguments)
-    torch.autograd.graph.increment_version(arguments[1])
+    weights, grads, *_ = arguments
+    module = kernels(weights[0].device)
+    places = None if memo is None else _places(module, grads, weights)
+    if memo is None or memo.get("places") != places:
+        check_add_grad(*arguments)
+    memo = _remember(memo, places)
+    cost = module.add_grad(*arguments, memo=memo)
+    torch.autograd.graph.increment_version(grads)
     return cost
+
+
+def total_cost(weights, *settings) -> float:
+    """The cost that add_grad returns, where no gradient is wanted; settings are those of add_grad without lam."""
+    out_pos, in_pos, metric, *rest = settings
+    check_add_grad(weights, weights, out_pos, in_pos, metric, 0.0, *rest)
+    return kernels(weights[0].device).total_cost(weights, *settings)
+
+
+def _places(module, grads, tensors):
+    """What must be as before for a description to hold; NaN, which nothing equals, where a gradient is sparse.
+
+    Not the addresses of gradients: every backward pass makes new ones.
+    """
+    try:
+        formats = [(g.numel(), g.stride(), g.dtype) for g in grads]
+        return [module, formats, [(x.data_ptr(), x.numel(), x.stride(), x.dtype) for x in tensors]]
+    except RuntimeError:
+        return float("nan")
+
+
+def _remember(memo, places):
+    """The memo, emptied unless it is of these places."""
+    if memo is not None and memo.get("places") != places:
+        memo.clear()
+        memo["places"] = places
+    return memo
 
 
 # adamw
@@ -279,6 +316,10 @@ def _adamw_check(weights, grads, exp_avgs, exp_avg_sqs, steps, out_pos, in_pos, 
     if not weights:
         raise ValueError("weights must hold at least one tensor, was empty")
     like = weights[0]
+    for step in steps:
+        check_float("steps", step, (torch.float32, torch.float64))
+        if step.dim():
+            raise ValueError(f"steps must have shape (), was {tuple(step.shape)}")
     for weight, x, y, coefficient, *states in zip(
         weights, out_pos, in_pos, coefficients, grads, exp_avgs, exp_avg_sqs, strict=True
     ):
@@ -315,7 +356,7 @@ def _adamw_fake(*arguments):
 
 
 _register(
-    "adamw(Tensor(a!)[] weights, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, int[] steps,"
+    "adamw(Tensor(a!)[] weights, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] steps,"
     " Tensor[] out_pos, Tensor[] in_pos, str metric, float[] coefficients, float[] distance_scales,"
     " float[] base_lengths, float[] settings, bool proximal, Tensor? table=None) -> Tensor",
     _adamw,
@@ -323,13 +364,18 @@ _register(
 )
 
 
-def adamw(*arguments):
-    """torch.ops.bimt_fast.adamw, outside torch.compile without the dispatcher, as add_grad."""
+def adamw(*arguments, memo: dict | None = None):
+    """torch.ops.bimt_fast.adamw, outside torch.compile without the dispatcher; memo as in add_grad."""
     if torch.compiler.is_compiling():
         return torch.ops.bimt_fast.adamw(*arguments)
-    cost = _adamw(*arguments)
-    weights, _, exp_avgs, exp_avg_sqs, *_ = arguments
-    torch.autograd.graph.increment_version([*weights, *exp_avgs, *exp_avg_sqs])
+    weights, grads, exp_avgs, exp_avg_sqs, steps, *_ = arguments
+    module = kernels(weights[0].device)
+    places = None if memo is None else _places(module, grads, (*weights, *exp_avgs, *exp_avg_sqs, *steps))
+    if memo is None or memo.get("places") != places:
+        _adamw_check(*arguments)
+    memo = _remember(memo, places)
+    cost = module.adamw(*arguments, memo=memo)
+    torch.autograd.graph.increment_version([*weights, *exp_avgs, *exp_avg_sqs, *steps])
     return cost
 
 
@@ -357,6 +403,11 @@ def _placement_cost_check(slots, weights, peers, incoming, metric, coefficients,
 def _placement_cost(slots, *rest):
     _placement_cost_check(slots, *rest)
     return kernels(slots.device).placement_cost(slots, *rest)
+
+
+def placement_cost(*arguments):
+    """torch.ops.bimt_fast.placement_cost without the dispatcher, which takes longer than the cost of a small group."""
+    return _placement_cost(*arguments)
 
 
 def _placement_cost_fake(slots, weights, peers, incoming, metric, coefficients, table=None):

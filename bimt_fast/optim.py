@@ -94,8 +94,10 @@ class AdamW(torch.optim.Optimizer):
         for group, kept in zip(self.param_groups, own, strict=True):
             for key, value in {**_TORCH_ONLY, **kept}.items():
                 group.setdefault(key, value)
+        for state in self.state.values():
+            if "step" in state:  # which torch keeps in its default dtype, and on the GPU where fused
+                state["step"] = torch.as_tensor(state["step"]).to("cpu", torch.float32)
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """One step for every parameter that has a gradient.
 
@@ -112,11 +114,16 @@ class AdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self.update()
+        return loss
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """What step does without closure, hooks and profiler range, which take as long as a small network's update."""
         for group in self.param_groups:
             _check(group)
         costs = [cost for group in self.param_groups for cost in self._step_group(group)]
         self.cost = sum(costs[1:], costs[0]) if costs else None
-        return loss
 
     def _step_group(self, group: dict[str, Any]) -> list[Tensor]:
         tensors = [p for p in group["params"] if p.grad is not None]
@@ -124,14 +131,13 @@ class AdamW(torch.optim.Optimizer):
         costs = []
         for plan in self.wiring.plans(tensors, group["bias"], group["distance_scale"]):
             states = [self._state_of(p) for p in plan.tensors]
-            steps = [state["step"] for state in states]
             costs.append(
                 adamw(
                     plan.tensors,
                     [p.grad for p in plan.tensors],
                     [state["exp_avg"] for state in states],
                     [state["exp_avg_sq"] for state in states],
-                    [int(step) + 1 for step in steps],
+                    [state["step"] for state in states],
                     plan.out_pos,
                     plan.in_pos,
                     plan.metric,
@@ -141,9 +147,9 @@ class AdamW(torch.optim.Optimizer):
                     settings,
                     self.proximal,
                     plan.table,
+                    memo=plan.memos["adamw"],
                 )
             )
-            torch._foreach_add_(steps, 1)  # behind the call, which may refuse a gradient
         return costs
 
     def _state_of(self, p: Tensor) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .backends import kernels
 from .functional import best_swaps
 
 
@@ -35,22 +36,9 @@ def greedy(cost: Tensor, assignment: Tensor, neurons: Tensor) -> tuple[Tensor, i
     Returns:
         The new assignment and the number of swaps done.
     """
-    neuron_in = assignment.argsort()
-    # Rows in order of slots: placed[p, q] is the cost of the neuron in slot p, were it in slot q. In NumPy, whose
-    # calls on short rows cost a fraction of torch's.
-    placed = cost[neuron_in].cpu().numpy()
-    at_home = placed.diagonal().copy()
-    order = neuron_in.cpu().numpy()
-    swaps = 0
-    for p in assignment[neurons].tolist():
-        delta = (placed[p] + placed[:, p]) - (at_home + at_home[p])
-        delta[p] = 0
-        q = int(delta.argmin())
-        if q != p:
-            placed[[p, q]], order[[p, q]] = placed[[q, p]], order[[q, p]]
-            at_home[[p, q]] = placed[[p, q], [p, q]]
-            swaps += 1
-    return torch.as_tensor(order, device=assignment.device).argsort(), swaps
+    neuron_in = assignment.cpu().argsort()
+    swaps = kernels(neuron_in.device).greedy_swaps(cost.cpu(), neuron_in, assignment[neurons].cpu())
+    return neuron_in.argsort().to(assignment.device), swaps
 
 
 def matching(cost: Tensor, assignment: Tensor) -> tuple[Tensor, int]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .optim import AdamW
 from .wiring import Wiring
 
 _SMALL_NETWORK = 20_000  # parameters
@@ -89,25 +90,29 @@ def train(
 
 
 def _run(model, wiring, loss, preset, every, bar) -> History:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=preset.lr, weight_decay=0.0, fused=True)
+    optimizer = AdamW(wiring, model.parameters(), lr=preset.lr)
+    parameters = list(model.parameters())
     top_k = preset.top_k if preset.strategy == "greedy" else None
     history = History(every)
     start = perf_counter()
     for step in range(preset.steps):
         lam = value_at(preset.lam, step / preset.steps)
-        optimizer.zero_grad()
+        for group in optimizer.param_groups:
+            group["lam"], group["bias"] = lam, value_at(preset.bias, step / preset.steps)
+        for p in parameters:
+            p.grad = None
         value = loss(model)
         value.backward()
-        cost = wiring.add_grad_(lam, bias=value_at(preset.bias, step / preset.steps))
-        optimizer.step()
+        optimizer.update()
         if (step + 1) % preset.swap_every == 0:
-            report = wiring.relocate(preset.strategy, top_k=top_k, optimizer=optimizer)
+            report = wiring.relocate(preset.strategy, top_k=top_k)
             history.relocations += 1
             history.swaps += report.swaps
             history.relocation_seconds += report.seconds
         if step % every == 0 or step == preset.steps - 1:
-            history.rows.append((step, value.item(), cost.item(), lam))
-            bar(step + 1, loss=value.item(), cost=cost.item())
+            cost = optimizer.cost.item()
+            history.rows.append((step, value.item(), cost, lam))
+            bar(step + 1, loss=value.item(), cost=cost)
     history.seconds = perf_counter() - start
     return history
 

@@ -11,15 +11,15 @@ import math
 import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from . import functional, search
-from ._relocation import STRATEGIES, GroupReport, Mover, Relocation, RelocationReport, companions, travels
+from ._relocation import STRATEGIES, GroupReport, Mover, Moves, Relocation, RelocationReport, companions, travels
 from .geometry import TABLE, gap, metric_row
-from .ops import COMPUTE_DTYPE, add_grad, check_add_grad, check_assignment, check_number, check_permutation
+from .ops import COMPUTE_DTYPE, add_grad, check_add_grad, check_assignment, check_number, check_permutation, total_cost
 
 _PLANS_KEPT = 16
 _NORMALISATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -59,6 +59,7 @@ class Plan:
     base_lengths: list[float]
     metric: str
     table: Tensor | None
+    memos: dict[str, dict] = field(default_factory=lambda: {"add_grad": {}, "adamw": {}})  # by op
 
 
 class Length(float):
@@ -346,6 +347,22 @@ class Wiring:
                 total = total.to(term) + coefficient * term
         return total
 
+    def _cost_now(self) -> float:
+        """cost() as a number, by one native call."""
+        return sum(
+            total_cost(
+                plan.tensors,
+                plan.out_pos,
+                plan.in_pos,
+                plan.metric,
+                plan.coefficients,
+                plan.distance_scales,
+                plan.base_lengths,
+                plan.table,
+            )
+            for plan in self._plans(True, None)
+        )
+
     def add_grad_(self, lam: float, bias: bool = True, distance_scale: float | None = None) -> Tensor:
         """Adds lam * d cost / d p to the .grad of every charged parameter, in one native call; returns the cost.
 
@@ -363,10 +380,11 @@ class Wiring:
             TypeError, ValueError: a gradient does not fit its parameter. No gradient is changed then.
         """
         lam = check_number("lam", lam)
-        total = torch.zeros(())
+        costs = []
         with torch.no_grad():
             calls = []
-            for plan in self._plans(bias, distance_scale):
+            plans = self._plans(bias, distance_scale)
+            for plan in plans:
                 grads = [torch.zeros_like(w) if w.grad is None else w.grad for w in plan.tensors]
                 calls.append(
                     (plan.tensors, grads, plan.out_pos, plan.in_pos, plan.metric, lam,
@@ -374,12 +392,13 @@ class Wiring:
                 )  # fmt: skip
             for call in calls if len(calls) > 1 else ():
                 check_add_grad(*call)  # all before the first changes a gradient
-            for call in calls:
-                total = total + add_grad(*call)
+            for plan, call in zip(plans, calls, strict=True):
+                costs.append(add_grad(*call, memo=plan.memos["add_grad"]))
             for weights, grads, *_ in calls:
                 for w, grad in zip(weights, grads, strict=True):
-                    w.grad = grad
-        return total
+                    if w.grad is None:
+                        w.grad = grad
+        return sum(costs[1:], costs[0]) if costs else torch.zeros(())
 
     def length(self, threshold: float | None = None, weighted: bool = True, unit: float = 1.0) -> Length:
         """The wiring length: sum |w| * distance over all connections, without scale, base length and reduction.
@@ -515,7 +534,7 @@ class Wiring:
         if optimizer is None and not self._optimizers:
             _warn_about_moments()
         search_state = Relocation(self, strategy, top_k)
-        before = self.cost().item()
+        before = self._cost_now()
         if not math.isfinite(before):
             self._refuse_non_finite()
         connections = search_state.connection_cost()
@@ -642,7 +661,7 @@ class Wiring:
     def _move(self, assignments: dict[str, Tensor], optimizer: torch.optim.Optimizer | None) -> None:
         """Moves neuron i of each group to slot assignments[group][i]: all of them, or after a failure none."""
         boundary = {g: a for g, a in assignments.items() if g in self._permutations}
-        order = {g: a.argsort() for g, a in assignments.items() if g not in self._permutations}
+        moves = {g: Moves.of(a.argsort()) for g, a in assignments.items() if g not in self._permutations}
         optimizers = {*self._optimizers, *([] if optimizer is None else [optimizer])}
         mover = Mover()
         self._plan_cache.clear()  # first: an interrupt may fall behind the last line of this function
@@ -650,12 +669,12 @@ class Wiring:
             seen = set()
             for entry in self._entries:
                 tensor = entry.tensor
-                if id(tensor) in seen or not any(g in order for g in entry.groups):
+                if id(tensor) in seen or not any(g in moves for g in entry.groups):
                     continue
                 seen.add(id(tensor))
-                indices = {axis: order[g] for axis, g in enumerate(entry.groups) if g in order}
+                by_axis = {axis: moves[g] for axis, g in enumerate(entry.groups) if g in moves}
                 for travelling in companions(tensor, optimizers):
-                    mover.permute(travelling, indices)
+                    mover.permute(travelling, by_axis)
             self._permutations = {**self._permutations, **boundary}
         except BaseException:
             mover.undo()

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/greedy.h"
 #include "cpu/kernels.h"
 #include "cpu/placement_plan.h"
 #include "cpu/runtime.h"
@@ -145,17 +146,27 @@ PenaltyTerm<S> penalty_term(Fields& fields) {
   return term;
 }
 
-double bind_penalty(int dtype, const py::list& descriptions, int metric, const py::tuple& table, double lam,
-                    int threads) {
+// The terms of a call. A gradient is made anew by every backward pass, so its address comes beside the description,
+// which stays.
+template <class S>
+std::vector<PenaltyTerm<S>> penalty_terms(const py::list& descriptions, const py::list& grads) {
+  std::vector<PenaltyTerm<S>> terms;
+  terms.reserve(descriptions.size());
+  for (py::handle description : descriptions) {
+    Fields fields(description);
+    terms.push_back(penalty_term<S>(fields));
+  }
+  if (grads.size() != terms.size()) throw py::value_error("grads must be as many as the descriptions");
+  for (size_t i = 0; i < terms.size(); ++i) terms[i].grad.data = pointer<S>(grads[i].cast<intptr_t>());
+  return terms;
+}
+
+double bind_penalty(int dtype, const py::list& descriptions, const py::list& grads, int metric, const py::tuple& table,
+                    double lam, int threads) {
   check_metric(metric);
   return with_storage(dtype, [&](auto zero) {
     using S = decltype(zero);
-    std::vector<PenaltyTerm<S>> terms;
-    terms.reserve(descriptions.size());
-    for (py::handle description : descriptions) {
-      Fields fields(description);
-      terms.push_back(penalty_term<S>(fields));
-    }
+    const std::vector<PenaltyTerm<S>> terms = penalty_terms<S>(descriptions, grads);
     const PenaltyArgs<S> args = {terms.data(), static_cast<int64_t>(terms.size()),
                                  metric,       Fields(table).matrix<const Compute<S>>(),
                                  lam,          threads};
@@ -168,18 +179,20 @@ double bind_penalty(int dtype, const py::list& descriptions, int metric, const p
   });
 }
 
-double bind_adamw(int dtype, const py::list& descriptions, int metric, const py::tuple& table,
-                  const py::tuple& settings, bool proximal, int threads) {
+// moments: a tuple for each term, addresses of both moments and of the step count.
+double bind_adamw(int dtype, const py::list& descriptions, const py::list& grads, const py::list& moment_descriptions,
+                  int metric, const py::tuple& table, const py::tuple& settings, bool proximal, int threads) {
   check_metric(metric);
   return with_storage(dtype, [&](auto zero) {
     using S = decltype(zero);
-    std::vector<PenaltyTerm<S>> terms;
+    const std::vector<PenaltyTerm<S>> terms = penalty_terms<S>(descriptions, grads);
     std::vector<Moments<S>> moments;
-    for (py::handle description : descriptions) {
+    moments.reserve(terms.size());
+    for (py::handle description : moment_descriptions) {
       Fields fields(description);
-      terms.push_back(penalty_term<S>(fields));
-      moments.push_back({fields.address<S>(), fields.address<S>(), fields.real(), fields.real()});
+      moments.push_back({fields.address<S>(), fields.address<S>(), fields.address<float>()});
     }
+    if (moments.size() != terms.size()) throw py::value_error("moments must be as many as the descriptions");
     Fields group(settings);
     AdamWArgs<S> args = {terms.data(), moments.data(), static_cast<int64_t>(terms.size()), metric};
     args.table = Fields(table).matrix<const Compute<S>>();
@@ -289,6 +302,14 @@ void bind_best_swaps(int dtype, const py::tuple& cost, intptr_t assignment, cons
   });
 }
 
+int64_t bind_greedy_swaps(int dtype, const py::tuple& cost, intptr_t neuron_in, intptr_t slots, int64_t count) {
+  return with_dtype(dtype, [&](auto zero) {
+    const auto matrix = Fields(cost).matrix<const decltype(zero)>();
+    const py::gil_scoped_release release;
+    return greedy_swaps(matrix, pointer<int64_t>(neuron_in), pointer<const int64_t>(slots), count);
+  });
+}
+
 // parts: as in bind_placement_cost; results as in placement_swaps.
 void bind_placement_swaps(int dtype, const py::tuple& slots, const py::list& descriptions, int64_t memory,
                           int64_t top_k, intptr_t delta, intptr_t partner, intptr_t top_delta, intptr_t top_pairs,
@@ -357,5 +378,6 @@ PYBIND11_MODULE(_cpu, module) {
   module.def("placement_cost", &bind_placement_cost);
   module.def("swap_deltas", &bind_swap_deltas);
   module.def("best_swaps", &bind_best_swaps);
+  module.def("greedy_swaps", &bind_greedy_swaps);
   module.def("placement_swaps", &bind_placement_swaps);
 }

@@ -174,7 +174,15 @@ def adamw(dtype: torch.dtype, metric: str, n: int, smooth=False) -> Iterator[Sam
 
         squares = [x * x + 0.1 for x in tensors("square")]  # away from 0, where the step amplifies rounding
         outs, ins = [out_pos, nowhere, nowhere, nowhere], [in_pos, nowhere, nowhere, nowhere]
-        settings = ([1, 7, 1, 300], outs, ins, metric, [1.0, 0.5, 0.0, 0.0], [0.7, 0.0, 1.0, 1.0], [0.3, 0.1, 1.0, 1.0])
+        settings = (
+            [torch.tensor(float(taken)) for taken in (0, 6, 0, 299)],
+            outs,
+            ins,
+            metric,
+            [1.0, 0.5, 0.0, 0.0],
+            [0.7, 0.0, 1.0, 1.0],
+            [0.3, 0.1, 1.0, 1.0],
+        )
         for proximal in (False, True):
             hyper = [1e-2, 0.9, 0.99, 1e-3, 0.1, 0.5]
             name = f"{n}-{m}-{layout}-{kind}{dim}{'-proximal' if proximal else ''}"
@@ -274,7 +282,7 @@ def fresh(arguments: tuple, dtype: torch.dtype | None = None) -> tuple:
     return mapped(arguments, copy)
 
 
-CHANGED = {"add_grad": (1,), "adamw": (0, 2, 3)}  # the arguments that an op changes in place
+CHANGED = {"add_grad": (1,), "adamw": (0, 2, 3, 4)}  # the arguments that an op changes in place
 
 
 def call(op: str, arguments: tuple) -> list[Tensor]:

@@ -44,6 +44,9 @@ def result_dtypes(op, arguments, count):
     if op == "connection_cost_backward":
         return [x.dtype for x, need in zip(arguments[1:4], arguments[7], strict=True) if need]
     weight = inputs.tensors(arguments)[0]
+    if op == "adamw":
+        steps = len(arguments[4])
+        return [inputs.compute(weight.dtype), *[weight.dtype] * (count - 1 - steps), *[torch.float32] * steps]
     later = weight.dtype if op in inputs.CHANGED else inputs.compute(weight.dtype)
     if op == "placement_cost":  # indices have no dtype of their own
         weight = later = next(x for x in inputs.tensors(arguments)[::-1] if x.is_floating_point())

@@ -33,7 +33,7 @@ def large(op: str, dtype: torch.dtype = torch.float32, metric: str = "l1") -> tu
             grads,
             moments,
             [x + 1 for x in moments],
-            [1] * 3,
+            [torch.zeros(()) for _ in grads],
             *add_grad[2:5],
             [1.0] * 3,
             [0.5] * 3,

@@ -27,11 +27,13 @@ __all__ = [
     "connection_cost",
     "connection_cost_backward",
     "details",
+    "greedy_swaps",
     "placement_cost",
     "placement_cost_backward",
     "placement_swaps",
     "swap_deltas",
     "swap_deltas_backward",
+    "total_cost",
 ]
 
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # the codes of csrc/bind_cpu.cpp
@@ -81,7 +83,7 @@ def connection_cost(
 ) -> Tensor:  # (), of the compute dtype
     out_pos, in_pos = _coordinates(out_pos, table), _coordinates(in_pos, table)
     term = (*_matrix(weight), *_ABSENT, *_matrix(out_pos), *_matrix(in_pos), 1.0, distance_scale, base_length)
-    return _scalar(weight, _cpu.penalty(_DTYPES[weight.dtype], [term], *_metric(metric, table), 0.0, _threads()))
+    return _scalar(weight, _cpu.penalty(_DTYPES[weight.dtype], [term], [0], *_metric(metric, table), 0.0, _threads()))
 
 
 def connection_cost_backward(
@@ -125,7 +127,17 @@ def add_grad(
     distance_scales: list[float],
     base_lengths: list[float],
     table: Tensor | None = None,
+    memo: dict | None = None,
 ) -> Tensor:  # (), of the compute dtype
+    memo = {} if memo is None else memo
+    if "terms" not in memo:
+        _describe_terms(memo, weights, grads, out_pos, in_pos, coefficients, distance_scales, base_lengths, table)
+    where = [g.data_ptr() for g in grads]
+    cost = _cpu.penalty(_DTYPES[weights[0].dtype], memo["terms"], where, *_metric(metric, table), lam, _threads())
+    return _scalar(weights[0], cost)
+
+
+def _describe_terms(memo, weights, grads, out_pos, in_pos, coefficients, distance_scales, base_lengths, table):
     terms = []
     coordinates = {id(x): _coordinates(x, table) for x in (*out_pos, *in_pos)}  # groups share their positions
     described = {key: _matrix(x) for key, x in coordinates.items()}
@@ -134,8 +146,24 @@ def add_grad(
     ):
         positions = (*_ABSENT, *_ABSENT) if w.dim() == 1 else (*described[id(x)], *described[id(y)])
         terms.append((*_matrix(w), *_matrix(g), *positions, coefficient, scale, base))
-    cost = _cpu.penalty(_DTYPES[weights[0].dtype], terms, *_metric(metric, table), lam, _threads())
-    return _scalar(weights[0], cost)
+    memo.update(terms=terms, coordinates=coordinates)  # whose addresses are in the terms
+
+
+def total_cost(
+    weights: list[Tensor],
+    out_pos: list[Tensor],
+    in_pos: list[Tensor],
+    metric: str,
+    coefficients: list[float],
+    distance_scales: list[float],
+    base_lengths: list[float],
+    table: Tensor | None = None,
+) -> float:
+    memo: dict = {}
+    no_grads = [None] * len(weights)
+    _describe_terms(memo, weights, no_grads, out_pos, in_pos, coefficients, distance_scales, base_lengths, table)
+    kind = _DTYPES[weights[0].dtype]
+    return _cpu.penalty(kind, memo["terms"], [0] * len(weights), *_metric(metric, table), 0.0, _threads())
 
 
 def adamw(
@@ -143,7 +171,7 @@ def adamw(
     grads: list[Tensor],
     exp_avgs: list[Tensor],
     exp_avg_sqs: list[Tensor],
-    steps: list[int],  # of each weight, this one included
+    steps: list[Tensor],  # each (), float32: how many were taken; counted up
     out_pos: list[Tensor],  # (n_out, dim) for a weight (n_out, n_in), else ignored
     in_pos: list[Tensor],  # (n_in, dim) likewise
     metric: str,
@@ -153,10 +181,38 @@ def adamw(
     settings: list[float],  # lr, beta1, beta2, eps, weight_decay, lam
     proximal: bool,
     table: Tensor | None = None,
+    memo: dict | None = None,
 ) -> Tensor:  # ()
-    terms = []
-    correction1 = {step: 1 - settings[1] ** step for step in set(steps)}
-    correction2 = {step: 1 - settings[2] ** step for step in set(steps)}
+    memo = {} if memo is None else memo
+    if "terms" not in memo:
+        _describe_steps(
+            memo, weights, grads, exp_avgs, exp_avg_sqs, steps, out_pos, in_pos, coefficients, distance_scales,
+            base_lengths, table,
+        )  # fmt: skip
+    if memo["terms"] is None:
+        return reference.adamw(
+            weights, grads, exp_avgs, exp_avg_sqs, steps, out_pos, in_pos, metric, coefficients, distance_scales,
+            base_lengths, settings, proximal, table,
+        )  # fmt: skip
+    cost = _cpu.adamw(
+        _DTYPES[weights[0].dtype],
+        memo["terms"],
+        [g.data_ptr() for g in grads],
+        memo["moments"],
+        *_metric(metric, table),
+        tuple(settings),
+        proximal,
+        _threads(),
+    )
+    return _scalar(weights[0], cost)
+
+
+def _describe_steps(
+    memo, weights, grads, exp_avgs, exp_avg_sqs, steps, out_pos, in_pos, coefficients, distance_scales, base_lengths,
+    table,
+):  # fmt: skip
+    """The terms as the kernel takes them; None where memory is laid out as it cannot walk it."""
+    terms, moments = [], []
     coordinates = {id(x): _coordinates(x, table) for x in (*out_pos, *in_pos)}  # groups share their positions
     described = {key: _matrix(x) for key, x in coordinates.items()}
     for w, g, m, v, step, x, y, coefficient, scale, base in zip(
@@ -170,17 +226,12 @@ def adamw(
         else:
             layout, positions = (1, w.numel(), 1, 1), (*_ABSENT, *_ABSENT)
             dense = w.is_contiguous() or w.is_contiguous(memory_format=torch.channels_last)
-        if not dense or not strides == g.stride() == m.stride() == v.stride():
-            return reference.adamw(
-                weights, grads, exp_avgs, exp_avg_sqs, steps, out_pos, in_pos, metric, coefficients, distance_scales,
-                base_lengths, settings, proximal, table,
-            )  # fmt: skip
-        where = (w.data_ptr(), *layout, g.data_ptr(), *layout)
-        moments = (m.data_ptr(), v.data_ptr(), correction1[step], correction2[step])
-        terms.append((*where, *positions, coefficient, scale, base, *moments))
-    dtype = _DTYPES[weights[0].dtype]
-    cost = _cpu.adamw(dtype, terms, *_metric(metric, table), tuple(settings), proximal, _threads())
-    return _scalar(weights[0], cost)
+        if not dense or not strides == g.stride() == m.stride() == v.stride() or step.dtype != torch.float32:
+            memo["terms"] = None
+            return
+        terms.append((w.data_ptr(), *layout, 0, *layout, *positions, coefficient, scale, base))
+        moments.append((m.data_ptr(), v.data_ptr(), step.data_ptr()))
+    memo.update(terms=terms, moments=moments, coordinates=coordinates)  # whose addresses are in the terms
 
 
 def placement_cost(
@@ -237,6 +288,15 @@ def best_swaps(
         _threads(),
     )
     return delta, partner
+
+
+def greedy_swaps(
+    cost: Tensor,  # (n, n)
+    neuron_in: Tensor,  # (n,) int64, by slot; changed in place
+    slots: Tensor,  # (k,) int64
+) -> int:
+    at = (_matrix(cost), neuron_in.data_ptr(), slots.data_ptr(), len(slots))
+    return _cpu.greedy_swaps(_DTYPES[cost.dtype], *at)
 
 
 def placement_swaps(

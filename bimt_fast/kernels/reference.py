@@ -70,6 +70,7 @@ def add_grad(
     distance_scales: list[float],
     base_lengths: list[float],
     table: Tensor | None = None,
+    memo: dict | None = None,  # what a backend keeps between calls with the same tensors; nothing here
 ) -> Tensor:  # (), of the compute dtype
     """grad += lam * coefficient * sign(W) * length for every tensor; returns sum coefficient * sum |W| * length."""
     for w, x, y in zip(weights, out_pos, in_pos, strict=True):
@@ -86,12 +87,28 @@ def add_grad(
     return total.to(widened(weights[0]).dtype)
 
 
+def total_cost(
+    weights: list[Tensor],  # as in add_grad
+    out_pos: list[Tensor],
+    in_pos: list[Tensor],
+    metric: str,
+    coefficients: list[float],
+    distance_scales: list[float],
+    base_lengths: list[float],
+    table: Tensor | None = None,
+) -> float:
+    """sum coefficient * sum |W| * length, without gradients."""
+    grads = [torch.zeros_like(w) for w in weights]
+    settings = (coefficients, distance_scales, base_lengths, table)
+    return add_grad(weights, grads, out_pos, in_pos, metric, 0.0, *settings).item()
+
+
 def adamw(
     weights: list[Tensor],  # any shape; changed in place, as are the moments
     grads: list[Tensor],
     exp_avgs: list[Tensor],
     exp_avg_sqs: list[Tensor],
-    steps: list[int],  # of each weight, this one included
+    steps: list[Tensor],  # each (), float32 on the CPU: how many were taken; counted up
     out_pos: list[Tensor],  # (n_out, dim) for a weight (n_out, n_in), else ignored
     in_pos: list[Tensor],  # (n_in, dim) likewise
     metric: str,
@@ -101,6 +118,7 @@ def adamw(
     settings: list[float],  # lr, beta1, beta2, eps, weight_decay, lam
     proximal: bool,
     table: Tensor | None = None,
+    memo: dict | None = None,  # as in add_grad
 ) -> Tensor:  # ()
     """One step of AdamW with lam * coefficient * sign(W) * length in the gradient; returns the cost before it.
 
@@ -124,12 +142,14 @@ def adamw(
             g = g + w.sign() * charge
         m = m.lerp(g, 1 - beta1)
         v = v * beta2 + (1 - beta2) * g * g
-        root = v.sqrt() / (1 - beta2 ** steps[k]) ** 0.5 + eps
-        w = w * (1 - lr * weight_decay) - m / root * (lr / (1 - beta1 ** steps[k]))
+        step = steps[k].item() + 1
+        root = v.sqrt() / (1 - beta2**step) ** 0.5 + eps
+        w = w * (1 - lr * weight_decay) - m / root * (lr / (1 - beta1**step))
         if proximal:
             w = w.sign() * (w.abs() - lr * charge).clamp(min=0)
         for old, new in ((weight, w), (exp_avg, m), (exp_avg_sq, v)):
             old.copy_(new)
+        steps[k] += 1
     return total.to(widened(weights[0]).dtype)
 
 
@@ -242,6 +262,25 @@ def best_swaps(
     best = delta.gather(1, partner[:, None]).squeeze(1)
     improves = best < 0
     return torch.where(improves, best, 0), torch.where(improves, partner, itself)
+
+
+def greedy_swaps(
+    cost: Tensor,  # (n, n)
+    neuron_in: Tensor,  # (n,) int64, by slot; changed in place
+    slots: Tensor,  # (k,) int64
+) -> int:
+    """Slot after slot, the neuron there takes its best swap, the first in order of slots, or stays; counts swaps."""
+    placed = cost[neuron_in]  # [p, q]: the cost of the neuron in slot p, were it in slot q
+    swaps = 0
+    for p in slots.tolist():
+        at_home = placed.diagonal()
+        delta = (placed[p] + placed[:, p]) - (at_home + at_home[p])
+        delta[p] = 0
+        q = int(delta.argmin())
+        if q != p:
+            placed[[p, q]], neuron_in[[p, q]] = placed[[q, p]], neuron_in[[q, p]]
+            swaps += 1
+    return swaps
 
 
 def placement_swaps(

@@ -79,11 +79,11 @@ struct Penalty {
 template <class Isa, class S>
 Penalty penalty(const PenaltyArgs<S>& args);
 
-// What AdamW keeps of one tensor, with the strides of the tensor, and 1 - beta^t of both moments.
+// What AdamW keeps of one tensor, with the strides of the tensor.
 template <class S>
 struct Moments {
   S *exp_avg, *exp_avg_sq;
-  double correction1, correction2;
+  float* step;  // how many were taken; counted up behind this one
 };
 
 // A term's weight is changed and its grad is read. Along one axis both must be contiguous, with the same strides.

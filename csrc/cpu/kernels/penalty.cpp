@@ -401,21 +401,24 @@ double adamw_of_block(const Job<S>& job, const Block& block, const Step<T>& step
 template <class S>
 Penalty run_adamw(const AdamWArgs<S>& args) {
   using T = Compute<S>;
-  return run_blocks<S>(args, [&](int64_t i, const Job<S>& job, const Block& block) {
+  const Penalty result = run_blocks<S>(args, [&](int64_t i, const Job<S>& job, const Block& block) {
     const Moments<S>& moments = args.moments[i];
+    const double taken = *moments.step + 1.0;
     const double charge = args.lam * args.terms[i].coefficient * (args.proximal ? args.lr : 1);
     const Step<T> step = {T(1 - args.lr * args.weight_decay),
                           T(1 - args.beta1),
                           T(args.beta2),
                           T(1 - args.beta2),
-                          T(1 / __builtin_sqrt(moments.correction2)),
+                          T(1 / __builtin_sqrt(1 - __builtin_pow(args.beta2, taken))),
                           T(args.eps),
-                          T(args.lr / moments.correction1),
+                          T(args.lr / (1 - __builtin_pow(args.beta1, taken))),
                           T(charge)};
     return with_lengths<T>(args.metric, [&](auto metric) {
       return adamw_of_block<decltype(metric)>(job, block, step, moments, args.proximal);
     });
   });
+  for (int64_t i = 0; result.status == Status::kOk && i < args.count; ++i) ++*args.moments[i].step;
+  return result;
 }
 
 // What the slopes of a chunk of pairs have in common.
