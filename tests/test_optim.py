@@ -242,3 +242,57 @@ def test_a_refused_gradient_changes_nothing(data):
         optimizer.step()
     assert all(torch.equal(p, old) for p, old in zip(network.parameters(), before, strict=True))
     assert optimizer.state[weight]["step"] == 2
+
+
+def test_what_is_kept_between_steps_follows_the_tensors(data):
+    """Gradients at new addresses or with other strides, parameters and moments that are replaced."""
+    ours, theirs = model(), model()
+    optimizer = bf.optim.AdamW(ours.wiring, lr=1e-2, lam=1e-2)
+    peer = torch.optim.AdamW(theirs.parameters(), lr=1e-2, weight_decay=0.0)
+    charge = lambda network: 1e-2 * network.wiring.cost()  # noqa: E731
+    kept = []
+    for k in range(8):
+        for network, mine in ((ours, True), (theirs, False)):
+            network.zero_grad()
+            loss = loss_of(network, data)
+            (loss if mine else loss + charge(network)).backward()
+        first = ours.layers[0].weight
+        kept.append(first.grad)  # so that the next gradient lies elsewhere
+        if k == 2:
+            first.grad = first.grad.T.contiguous().T
+        if k == 4:
+            first.data = first.data.clone()
+        if k == 6:
+            optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        optimizer.step()
+        peer.step()
+    assert_same(ours, theirs, **EXACT)
+
+
+def test_update_is_step_without_hooks(data):
+    ours, theirs = model(), model()
+    seen = []
+    for network, how in ((ours, "update"), (theirs, "step")):
+        optimizer = bf.optim.AdamW(network.wiring, lr=1e-2)
+        optimizer.register_step_pre_hook(lambda *_, how=how: seen.append(how))
+        loss_of(network, data).backward()
+        getattr(optimizer, how)()
+    assert_same(ours, theirs, rtol=0, atol=0)
+    assert seen == ["step"]
+
+
+def test_steps_of_another_dtype_load(data):
+    """torch counts steps in its default dtype."""
+    ours, theirs = model(), model()
+    peer = torch.optim.AdamW(theirs.parameters(), weight_decay=0.0)
+    steps(theirs, peer, data, 3)
+    state = copy.deepcopy(peer.state_dict())
+    for kept in state["state"].values():
+        kept["step"] = kept["step"].double()
+    ours.load_state_dict(theirs.state_dict())
+    optimizer = bf.optim.AdamW(ours.wiring, lam=0.0)
+    optimizer.load_state_dict(state)
+    steps(ours, optimizer, data, 2)
+    steps(theirs, peer, data, 2)
+    assert_same(ours, theirs, **EXACT)
+    assert all(kept["step"].dtype == torch.float32 and kept["step"] == 5 for kept in optimizer.state.values())

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import bimt_fast as bf
-from bimt_fast import backends
+from bimt_fast import backends, ops
+from bimt_fast.kernels import reference
 
 pytestmark = pytest.mark.usefixtures("nan_in_fresh_memory")
 
@@ -147,3 +148,26 @@ def test_gradients_written_through_gaps_touch_nothing_else(backend):
     rest[1::2, 1::3] = False
     assert (memory[rest] == 7).all()
     assert (grad[weight != 0] != 7).all()
+
+
+@pytest.mark.parametrize("n", [size for size in inputs.SIZES if size])
+@pytest.mark.parametrize("dtype", inputs.DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+def test_greedy_swaps(dtype, n, cpu_backend):
+    start, slots = inputs.permutation(n), torch.arange(n).repeat(2)
+    for kind, cost in (("random", inputs.matrix(n, n, dtype=dtype)), ("ties", inputs.matrix(n, n).round().to(dtype))):
+        for strided in (cost, cost.T, torch.stack([cost, cost], dim=2)[:, :, 0]):
+            ours, theirs = start.clone(), start.clone()
+            swaps = backends.kernels(cost.device).greedy_swaps(strided, ours, slots)
+            assert swaps == reference.greedy_swaps(strided, theirs, slots), kind
+            assert torch.equal(ours, theirs), kind
+            assert n == 1 or kind == "ties" or swaps
+
+
+@pytest.mark.parametrize("n", inputs.SIZES)
+@pytest.mark.parametrize("metric", inputs.METRICS)
+def test_total_cost(metric, n, backend):
+    for name, arguments in inputs.SAMPLES["add_grad"](torch.float32, metric, n):
+        weights, _, out_pos, in_pos, metric, _, *settings = arguments
+        got = ops.total_cost(weights, out_pos, in_pos, metric, *settings)
+        expected = expected_results("add_grad", arguments)[0].item()
+        assert got == pytest.approx(expected, rel=2e-6), name
