@@ -1,21 +1,24 @@
 """How a wiring relocates: a search that moves assignments only, then tensors that move all or not at all."""
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from . import search
+from . import functional, search
+from ._declaration import Part
+from .geometry import distances
+from .kernels.reference import widened
 from .ops import COMPUTE_DTYPE, placement_cost, total_cost
 
 if TYPE_CHECKING:
     from .wiring import Wiring
 
-STRATEGIES = ("auto", "greedy", "matching", "assignment")
-_AUTO_ASSIGNMENT_LIMIT = 512  # neurons; SciPy's exact assignment is cubic and takes seconds from about 2000 on
+STRATEGIES = ("auto", "greedy", "matching", "assignment", "tabu")
+_AUTO_EXACT_LIMIT = 512  # neurons; exact assignment is cubic, and tabu search grows with n^2 an iteration
 
 
 @dataclass
@@ -51,8 +54,12 @@ class Relocation:
         self.top_k = top_k
         self.start = {g: wiring.permutation(g) for g in wiring.groups}
         self.assignment = dict(self.start)
-        own = [e for e in wiring._entries if e.is_connection and e in wiring._charged]
-        self.connections = [e for e in own if wiring._distance_scale[e.name] != 0 and e.tensor.requires_grad]
+        self.parts = list(wiring.parts())  # all count for importance, those that can be made shorter for the search
+        charged = [p for p in self.parts if p.entry in wiring._charged and p.entry.tensor.requires_grad]
+        self.connections = [p for p in charged if wiring._distance_scale[p.entry.name] != 0]
+        if len({p.weight.dtype for p in self.connections}) > 1:
+            self.connections = [replace(p, weight=widened(p.weight)) for p in self.connections]
+        self.recurrent = {p.out for p in self.connections if p.out == p.source}
         self._sitting: dict[tuple, Tensor] = {}  # positions of neurons by group, dtype and device
 
     def moved(self) -> dict[str, Tensor]:
@@ -61,20 +68,19 @@ class Relocation:
     def connection_cost(self) -> float:
         """The part of wiring.cost() that a relocation can change."""
         wiring, total = self.wiring, 0.0
-        kinds: dict[tuple, list] = {}
-        for e in self.connections:
-            w = e.tensor
-            kinds.setdefault((w.dtype, w.device), []).append((e, w))
+        kinds: dict[tuple, list[Part]] = {}
+        for part in self.connections:
+            kinds.setdefault((part.weight.dtype, part.weight.device), []).append(part)
         for alike in kinds.values():
-            metric, table = wiring._metric_for(alike[0][1])
+            metric, table = wiring._metric_for(alike[0].weight)
             total += total_cost(
-                [w for _, w in alike],
-                [self._positions(e.groups[0], w) for e, w in alike],
-                [self._positions(e.groups[1], w) for e, w in alike],
+                [part.weight for part in alike],
+                [self._positions(part.out, part.weight) for part in alike],
+                [self._positions(part.source, part.weight) for part in alike],
                 metric,
-                [wiring._coefficient(e) for e, _ in alike],
-                [wiring._distance_scale[e.name] for e, _ in alike],
-                [wiring._base_length[e.name] for e, _ in alike],
+                [wiring._coefficient(part.entry) for part in alike],
+                [wiring._distance_scale[part.entry.name] for part in alike],
+                [0.0] * len(alike),
                 table,
             )
         return total
@@ -82,7 +88,8 @@ class Relocation:
     def _positions(self, group: str, like: Tensor) -> Tensor:
         key = (group, like.dtype, like.device)
         if key not in self._sitting:
-            self._sitting[key] = self.wiring._following(self.wiring._slots[group][self.assignment[group]], like)
+            slots = self.wiring._slots[group].detach()
+            self._sitting[key] = self.wiring._following(slots[self.assignment[group].to(slots.device)], like)
         return self._sitting[key]
 
     def _seat(self, group: str, assignment: Tensor) -> None:
@@ -104,72 +111,113 @@ class Relocation:
         return reports
 
     def _neighbours(self, group: str) -> set[str]:
-        return {g for e in self.connections if group in e.groups for g in e.groups if g != group}
+        return {g for p in self.connections if group in (p.out, p.source) for g in (p.out, p.source) if g != group}
 
     def _relocate_group(self, group: str, report: GroupReport) -> bool:
         start = time.perf_counter()
-        cost = self._placement_cost(group)
-        improved = False
-        if cost is not None:
-            old = self.assignment[group].to(cost.device)
-            new, swaps = self._search(group, cost, old)
-            gain = search.assigned_cost(cost, old) - search.assigned_cost(cost, new) if swaps else 0.0
-            improved = swaps > 0 and gain > search.resolution(cost)
-            if improved:
-                self._seat(group, new.cpu())
-                report.swaps += swaps
-                report.gain += gain
+        search_group = self._search_recurrent if group in self.recurrent else self._search_assignment
+        found = search_group(group, self.assignment[group])
+        if found is not None:
+            new, swaps, gain = found
+            self._seat(group, new.cpu())
+            report.swaps += swaps
+            report.gain += gain
         report.seconds += time.perf_counter() - start
-        return improved
+        return found is not None
 
-    def _search(self, group: str, cost: Tensor, assignment: Tensor) -> tuple[Tensor, int]:
+    def _search_assignment(self, group: str, old: Tensor) -> tuple[Tensor, int, float] | None:
+        """The new assignment, its swaps and its gain; None where nothing improves."""
+        cost = self._placement_cost(group)
+        if cost is None:
+            return None
+        old = old.to(cost.device)
+        strategy = self._strategy(len(old))
+        neurons = self._most_important(group) if strategy == "greedy" else None
+        blocks = self.wiring.blocks.get(group, 1)
+        if blocks > 1:
+            new, swaps = search.in_blocks(cost, old, blocks, strategy, neurons, self.top_k)
+        else:
+            new, swaps = search.assign(
+                cost, old, strategy, neurons if self.top_k is None or neurons is None else neurons[: self.top_k]
+            )
+        gain = search.assigned_cost(cost, old) - search.assigned_cost(cost, new) if swaps else 0.0
+        return (new, swaps, gain) if gain > search.resolution(cost) else None
+
+    def _strategy(self, n: int) -> str:
+        if self.strategy in ("greedy", "matching", "assignment"):
+            return self.strategy
+        exact = n <= _AUTO_EXACT_LIMIT and search.has_linear_assignment()
+        return "assignment" if exact else "matching"
+
+    def _search_recurrent(self, group: str, old: Tensor) -> tuple[Tensor, int, float] | None:
+        linear, flow, distance = self._quadratic_problem(group)
         strategy = self.strategy
         if strategy == "auto":
-            exact = len(assignment) <= _AUTO_ASSIGNMENT_LIMIT and search.has_linear_assignment()
-            strategy = "assignment" if exact else "matching"
-        if strategy == "greedy":
-            return search.greedy(cost, assignment, self._most_important(group))
-        if strategy == "matching":
-            return search.matching(cost, assignment)
-        new = search.linear_assignment(cost)
-        return new, _swaps_between(assignment, new)
+            strategy = "tabu" if len(old) <= _AUTO_EXACT_LIMIT else "matching"
+        old = old.to(flow.device)
+        neurons = self._most_important(group)[: self.top_k] if strategy == "greedy" else None
+        new, swaps = search.quadratic(linear, flow, distance, old, strategy, neurons=neurons)
+        if torch.equal(new, old):
+            return None
+        gain = search.quadratic_cost(linear, flow, distance, old) - search.quadratic_cost(linear, flow, distance, new)
+        least = search.resolution(flow) * distance.abs().max().item() + search.resolution(linear)
+        return (new, swaps if strategy != "tabu" else search.swaps_between(old, new), gain) if gain > least else None
+
+    def _quadratic_problem(self, group: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Placement cost of all but the recurrent connections, flow between neurons, distances between slots."""
+        wiring = self.wiring
+        own = [p for p in self.connections if p.out == p.source == group]
+        like = own[0].weight
+        scales = [wiring._coefficient(p.entry) * wiring._distance_scale[p.entry.name] for p in own]
+        flow = sum(scale * widened(p.weight).abs() for p, scale in zip(own, scales, strict=True))
+        slots = wiring._following(wiring._slots[group].detach(), like)
+        linear = self._placement_cost(group)
+        linear = torch.zeros_like(flow) if linear is None else linear
+        return (
+            linear,
+            flow,
+            distances(
+                slots, slots, wiring._metric_for(like)[1] if isinstance(wiring.metric, Tensor) else wiring.metric
+            ),
+        )
+
+    def best_recurrent_swaps(self, group: str) -> tuple[Tensor, Tensor]:
+        """Delta and partner of every neuron of a recurrent group, from where all sit now."""
+        linear, flow, distance = self._quadratic_problem(group)
+        assignment = self.assignment[group].to(flow.device)
+        cost = search.quadratic_placement(linear, flow, distance, assignment)
+        return functional.best_swaps(cost, assignment, flow=flow, distance=distance)
 
     def placement(self, group: str, slots: Tensor) -> tuple[tuple, Tensor | None] | None:
-        """Arguments and table of placement_cost, all others where they are; None where nothing joins the group."""
-        sides: tuple[list, list] = ([], [])
-        coefficients: tuple[list, list] = ([], [])
-        for e in self.connections:
-            if group in e.groups:
-                axis = e.groups.index(group)
-                sides[axis].append((e.tensor, self._positions(e.groups[1 - axis], e.tensor)))
-                coefficients[axis].append(self.wiring._coefficient(e) * self.wiring._distance_scale[e.name])
-        pairs = [*sides[0], *sides[1]]
-        if not pairs:
+        """Arguments and table of placement_cost, all others where they are; None where nothing else joins the group."""
+        wiring = self.wiring
+        incoming = [p for p in self.connections if p.out == group != p.source]
+        outgoing = [p for p in self.connections if p.source == group != p.out]
+        if not incoming and not outgoing:
             return None
-        weights, peers = zip(*pairs, strict=True)
-        factors = [*coefficients[0], *coefficients[1]]
-        metric, table = self.wiring._metric_for(weights[0])
-        slots = self.wiring._following(slots, weights[0])
-        return (slots, list(weights), list(peers), len(sides[0]), metric, factors), table
+        weights = [p.weight for p in (*incoming, *outgoing)]
+        peers = [self._positions(p.source, p.weight) for p in incoming]
+        peers += [self._positions(p.out, p.weight) for p in outgoing]
+        names = [p.entry for p in (*incoming, *outgoing)]
+        factors = [wiring._coefficient(e) * wiring._distance_scale[e.name] for e in names]
+        metric, table = wiring._metric_for(weights[0])
+        slots = wiring._following(slots.detach(), weights[0])
+        return (slots, weights, peers, len(incoming), metric, factors), table
 
     def _placement_cost(self, group: str) -> Tensor | None:
         placement = self.placement(group, self.wiring._slots[group])
         return None if placement is None else placement_cost(*placement[0], placement[1])
 
     def _most_important(self, group: str) -> Tensor:
-        """Neurons by the sum of |W| over all their connections, largest first."""
-        n = len(self.assignment[group])
-        importance = torch.zeros(n, dtype=torch.float64)
-        for e in self.wiring._entries:
-            if e.is_connection:
-                for axis, g in enumerate(e.groups):
-                    if g == group:
-                        w = e.tensor
-                        flow = torch.linalg.vector_norm(w, 1, 1 - axis, dtype=COMPUTE_DTYPE[w.dtype])
-                        importance += flow.cpu()
+        """All neurons by the sum of |W| over their connections, largest first."""
+        importance = torch.zeros(len(self.assignment[group]), dtype=torch.float64)
+        for part in self.parts:
+            for axis, end in enumerate((part.out, part.source)):
+                if end == group:
+                    w = part.weight
+                    importance += torch.linalg.vector_norm(w, 1, 1 - axis, dtype=COMPUTE_DTYPE[w.dtype]).cpu()
         neuron_in = self.assignment[group].argsort()
-        order = importance[neuron_in].argsort(descending=True, stable=True)  # slots in order where equal
-        return neuron_in[order[: n if self.top_k is None else self.top_k]]
+        return neuron_in[importance[neuron_in].argsort(descending=True, stable=True)]  # slots in order where equal
 
 
 @dataclass(frozen=True)
@@ -216,34 +264,43 @@ class Mover:
             tensor.index_copy_(axis, moves.source.to(tensor.device), moved)
 
 
-def companions(tensor: Tensor, optimizers: Iterable[torch.optim.Optimizer]) -> list[Tensor]:
-    """The tensor and all that travels with it: its gradient, and optimizer state of its shape."""
-    found = [tensor.data if isinstance(tensor, nn.Parameter) else tensor]
+def companions(tensor: Tensor, optimizers: Iterable[torch.optim.Optimizer]) -> Iterator[tuple[Tensor, dict[int, int]]]:
+    """The tensor, its gradient and optimizer state: each with what axis of the tensor each of its own is."""
+    whole = {k: k for k in range(tensor.dim())}
+    yield tensor.data if isinstance(tensor, nn.Parameter) else tensor, whole
     if tensor.grad is not None:
-        found.append(tensor.grad)
+        yield tensor.grad, whole
     for optimizer in optimizers:
-        state = optimizer.state.get(tensor, {})
-        found += [s for s in state.values() if isinstance(s, Tensor) and s.dim() == tensor.dim() and s.numel() > 1]
-    return found
+        for key, state in optimizer.state.get(tensor, {}).items():
+            axes = travelling_axes(key, state, tensor)
+            if axes:
+                yield state, axes
 
 
-def travels(state: object, tensor: Tensor) -> bool:
-    """Whether optimizer state is a single value, or has the tensor's axes, each whole or of length 1 (factors)."""
-    if isinstance(state, Tensor):
-        whole = state.dim() == tensor.dim()
-        return state.numel() <= 1 or (
-            whole and all(a in (1, b) for a, b in zip(state.shape, tensor.shape, strict=True))
-        )
-    return state is None or isinstance(state, (bool, int, float))
+def travelling_axes(key: str, state: object, tensor: Tensor) -> dict[int, int] | None:
+    """Which axis of a tensor each axis of its optimizer state is; empty for a single value, None for other shapes.
+
+    Factored second moments (Adafactor) keep one value for each row and each column: axes of length 1, or an axis less.
+    """
+    if not isinstance(state, Tensor):
+        return {} if state is None or isinstance(state, (bool, int, float)) else None
+    if state.numel() <= 1:
+        return {}
+    shape, last = tensor.shape, tensor.dim() - 1
+    candidates = [range(tensor.dim())]
+    if last > 0:
+        without_last, without_row = tuple(range(last)), (*range(last - 1), last)
+        candidates += [without_row, without_last] if "col" in str(key) else [without_last, without_row]
+    for axes in candidates:
+        if len(axes) == state.dim() and all(n in (1, shape[a]) for n, a in zip(state.shape, axes, strict=True)):
+            return {k: a for k, a in enumerate(axes) if state.shape[k] == shape[a]}
+    return None
 
 
-def _swaps_between(old: Tensor, new: Tensor) -> int:
-    """The least number of swaps that turns one assignment into the other: n less the number of cycles."""
-    step = new[old.argsort()].tolist()
-    seen, cycles = [False] * len(step), 0
-    for start in range(len(step)):
-        cycles += not seen[start]
-        while not seen[start]:
-            seen[start] = True
-            start = step[start]
-    return len(step) - cycles
+def copies_of(module: nn.Module, name: str) -> list[Tensor]:
+    """The tensor of that name in a copy of the model, which may be wrapped (AveragedModel, DataParallel)."""
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    for full_name in (name, f"module.{name}"):
+        if full_name in tensors:
+            return [tensors[full_name]]
+    raise ValueError(f"follower must have the tensors of the wiring, lacked {name!r}")

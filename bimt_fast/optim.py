@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .ops import adamw
-from .wiring import Wiring
+from .wiring import Plan, Wiring
 
 # What torch.optim.AdamW keeps in a param group beside ours, so that each loads the other's state_dict.
 _TORCH_ONLY = {
@@ -126,24 +126,26 @@ class AdamW(torch.optim.Optimizer):
         self.cost = sum(costs[1:], costs[0]) if costs else None
 
     def _step_group(self, group: dict[str, Any]) -> list[Tensor]:
-        tensors = [p for p in group["params"] if p.grad is not None]
         settings = [float(group["lr"]), *map(float, group["betas"]), group["eps"], group["weight_decay"], group["lam"]]
+        grads = {id(p): p.grad for p in group["params"] if p.grad is not None}
+        if group["lam"]:
+            for x, grad in self.wiring.position_gradients(group["bias"], group["distance_scale"]):
+                grads[id(x)] = grads.get(id(x), 0) + group["lam"] * grad
+        tensors = [p for p in group["params"] if id(p) in grads]
         costs = []
         for plan in self.wiring.plans(tensors, group["bias"], group["distance_scale"]):
             states = [self._state_of(p) for p in plan.tensors]
             costs.append(
                 adamw(
-                    plan.tensors,
-                    [p.grad for p in plan.tensors],
-                    [state["exp_avg"] for state in states],
-                    [state["exp_avg_sq"] for state in states],
+                    plan.views(plan.tensors),
+                    plan.views(plan.aligned([grads[id(p)] for p in plan.tensors])),
+                    self._moments(plan, states, "exp_avg"),
+                    self._moments(plan, states, "exp_avg_sq"),
                     [state["step"] for state in states],
                     plan.out_pos,
                     plan.in_pos,
                     plan.metric,
-                    plan.coefficients,
-                    plan.distance_scales,
-                    plan.base_lengths,
+                    *plan.settings[:3],
                     settings,
                     self.proximal,
                     plan.table,
@@ -151,6 +153,14 @@ class AdamW(torch.optim.Optimizer):
                 )
             )
         return costs
+
+    @staticmethod
+    def _moments(plan: Plan, states: list[dict[str, Tensor]], key: str) -> list[Tensor]:
+        """As kernels see them; those that were loaded with other strides than their parameter's are laid out anew."""
+        aligned = plan.aligned([state[key] for state in states])
+        for state, tensor in zip(states, aligned, strict=True):
+            state[key] = tensor
+        return plan.views(aligned)
 
     def _state_of(self, p: Tensor) -> dict[str, Tensor]:
         state = self.state[p]

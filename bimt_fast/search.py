@@ -22,6 +22,65 @@ def resolution(cost: Tensor) -> float:
     return 4 * torch.finfo(cost.dtype).eps * cost.abs().max().item() if cost.numel() else 0.0
 
 
+def assign(cost: Tensor, assignment: Tensor, strategy: str, neurons: Tensor | None) -> tuple[Tensor, int]:
+    """A cheaper assignment by "greedy" (from the given neurons' slots), "matching" or "assignment".
+
+    Returns:
+        The new assignment and the number of swaps done, or that would do the same.
+    """
+    if strategy == "greedy":
+        return greedy(cost, assignment, neurons)
+    if strategy == "matching":
+        return matching(cost, assignment)
+    new = linear_assignment(cost)
+    return new, swaps_between(assignment, new)
+
+
+def in_blocks(
+    cost: Tensor, assignment: Tensor, blocks: int, strategy: str, neurons: Tensor | None, top_k: int | None
+) -> tuple[Tensor, int]:
+    """The same where neurons fall into blocks of consecutive ones, which trade places whole, and so do places.
+
+    "assignment" is exact: each block's best order in each place, then the best places. The others move blocks as
+    their neurons lie in them, then neurons within each block.
+
+    Args:
+        cost: (n, n) placement cost.
+        assignment: (n,) int64 at the start, each block in one place.
+        blocks: how many; divides n.
+        strategy: as in assign.
+        neurons: for greedy, all of them, most important first; blocks are ranked by their most important neuron.
+        top_k: for greedy, how many blocks' places are visited; then all neurons of these.
+
+    Returns:
+        The new assignment and the number of swaps of blocks and of neurons.
+    """
+    m = len(assignment) // blocks
+    cells = cost.reshape(blocks, m, blocks, m)  # [B, j, Q, w]: neuron j of block B in place w of block place Q
+    place, within = assignment.view(blocks, m)[:, 0] // m, assignment.view(blocks, m) % m
+    ranked, swaps = None, 0
+    if strategy == "assignment":
+        orders = torch.stack(
+            [torch.stack([linear_assignment(cells[b, :, q]) for q in range(blocks)]) for b in range(blocks)]
+        )
+        by_place = cells.transpose(1, 2).gather(3, orders[..., None]).sum((2, 3))
+        new_place = linear_assignment(by_place)
+        new = (new_place[:, None] * m + orders[torch.arange(blocks), new_place]).flatten()
+        return new, swaps_between(place, new_place) + sum(
+            swaps_between(a, b) for a, b in zip(within, new.view(blocks, m) % m, strict=True)
+        )
+    if neurons is not None:
+        ranked = torch.tensor(list(dict.fromkeys((neurons // m).tolist())), dtype=torch.int64)[:top_k]
+    by_place = cells.gather(3, within[:, :, None, None].expand(blocks, m, blocks, 1)).sum((1, 3))
+    place, swaps = assign(by_place, place, strategy, ranked)
+    visited = range(blocks) if ranked is None else ranked.tolist()
+    for b in visited:
+        order = None if neurons is None else neurons[neurons // m == b] % m
+        within[b], done = assign(cells[b, :, place[b]], within[b].clone(), strategy, order)
+        swaps += done
+    return (place[:, None] * m + within).flatten(), swaps
+
+
 def greedy(cost: Tensor, assignment: Tensor, neurons: Tensor) -> tuple[Tensor, int]:
     """BIMT's search: the given neurons' slots, in order; the neuron then in the slot takes its best swap.
 
@@ -105,3 +164,15 @@ def has_linear_assignment() -> bool:
     from importlib.util import find_spec
 
     return find_spec("scipy") is not None
+
+
+def swaps_between(old: Tensor, new: Tensor) -> int:
+    """The least number of swaps that turns one assignment into the other: n less the number of cycles."""
+    step = new[old.argsort()].tolist()
+    seen, cycles = [False] * len(step), 0
+    for start in range(len(step)):
+        cycles += not seen[start]
+        while not seen[start]:
+            seen[start] = True
+            start = step[start]
+    return len(step) - cycles

@@ -10,41 +10,33 @@ import logging
 import math
 import time
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from . import functional, search
-from ._relocation import STRATEGIES, GroupReport, Mover, Moves, Relocation, RelocationReport, companions, travels
-from .geometry import TABLE, gap, metric_row
+from ._axes import Layout
+from ._declaration import NORMALISATION, Entry, Part, check_blocks, check_together, checked_positions, declare
+from ._relocation import (
+    STRATEGIES,
+    GroupReport,
+    Mover,
+    Moves,
+    Relocation,
+    RelocationReport,
+    companions,
+    copies_of,
+    travelling_axes,
+)
+from .geometry import TABLE, metric_row
 from .ops import COMPUTE_DTYPE, add_grad, check_add_grad, check_assignment, check_number, check_permutation, total_cost
 
 _PLANS_KEPT = 16
-_NORMALISATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 _log = logging.getLogger("bimt_fast")
 _warned_about_moments = False
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """One declared tensor: where it lives, and the group of each of its axes."""
-
-    name: str
-    owner: nn.Module
-    attribute: str
-    groups: tuple[str, ...]
-
-    @property
-    def tensor(self) -> Tensor:
-        # Looked up at each use, so that a parameter replaced by load_state_dict(assign=True) is seen.
-        return self.owner._parameters.get(self.attribute, self.owner._buffers.get(self.attribute))
-
-    @property
-    def is_connection(self) -> bool:
-        return len(self.groups) == 2
 
 
 @dataclass(frozen=True)
@@ -52,6 +44,7 @@ class Plan:
     """What a native call needs of tensors of one dtype and device: one item of each list a tensor."""
 
     tensors: list[Tensor]
+    layouts: list[Layout | None]  # how kernels see each
     out_pos: list[Tensor]
     in_pos: list[Tensor]
     coefficients: list[float]
@@ -60,6 +53,22 @@ class Plan:
     metric: str
     table: Tensor | None
     memos: dict[str, dict] = field(default_factory=lambda: {"add_grad": {}, "adamw": {}})  # by op
+
+    def views(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The tensors, or others of the same shapes and strides, as kernels see them."""
+        return [x if layout is None else layout.view(x) for x, layout in zip(tensors, self.layouts, strict=True)]
+
+    def aligned(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The same, with copies of those whose strides are not those of the plan's tensors."""
+        return [
+            x if layout is None or x.stride() == own.stride() else torch.empty_like(own).copy_(x)
+            for x, own, layout in zip(tensors, self.tensors, self.layouts, strict=True)
+        ]
+
+    @property
+    def settings(self) -> tuple:
+        """The last arguments of add_grad and total_cost but lam."""
+        return self.coefficients, self.distance_scales, self.base_lengths, self.table
 
 
 class Length(float):
@@ -78,6 +87,27 @@ class Length(float):
         return float(self)
 
 
+@dataclass(frozen=True)
+class Pruning:
+    """What prune_ did, by tensor name.
+
+    Attributes:
+        removed: connections set to zero.
+        left: connections that are not zero.
+        spared: tensors that would have lost their last connection and kept their largest.
+    """
+
+    removed: dict[str, int]
+    left: dict[str, int]
+    spared: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{name}: removed {count}, left {self.left[name]}" for name, count in self.removed.items()]
+        return "\n".join(
+            line + (" (its largest was kept)" if line.split(":")[0] in self.spared else "") for line in lines
+        )
+
+
 class Wiring:
     """Positions for the neurons of a model, and the connections between them.
 
@@ -85,10 +115,13 @@ class Wiring:
         model: any nn.Module; its tensors are looked up by name at each use and changed only by relocation.
         positions: slot positions (n, dim) by group name, floats of any dtype; int64 indices (n,) where metric is a
             distance tensor. They follow the parameters' device.
-        axes: by tensor name (as in model.state_dict()), the group of each axis. A tensor of two axes is a connection
-            (out, in); one of one axis (a bias) travels with its group.
+        axes: by tensor name (as in model.state_dict()), what each axis is: a group, one entry a neuron; None, no
+            neurons (a kernel's height); "3*attn", three folds of a group side by side; "conv*49", 49 consecutive
+            entries a neuron; "a+b", groups side by side; factors combine. A tensor with neurons on two axes is a
+            connection (out, in), a recurrent one with the same group on both; with one such axis it travels.
         frozen: groups that relocation leaves alone.
-        blocks: attention heads; not available yet.
+        blocks: by group, into how many equal blocks of consecutive neurons it falls (attention heads): blocks trade
+            places whole, and neurons within a block.
         metric: name in the metric table (bimt_fast.geometry.METRICS), or a distance tensor (P, P): d(out, in) is
             metric[out, in] for the positions' indices.
         distance_scale, base_length: of length = base_length + distance_scale * distance; a value, or a dict by tensor
@@ -100,15 +133,14 @@ class Wiring:
     Raises:
         TypeError: an argument is of the wrong type.
         ValueError: a name is not in the model, a group is declared nowhere, sizes do not fit, positions are not
-            finite.
-        NotImplementedError: an axis is a fold, a run or a concatenation, or blocks are given.
+            finite, tensors that share an axis are declared differently.
     """
 
     def __init__(
         self,
         model: nn.Module,
         positions: Mapping[str, Tensor],
-        axes: Mapping[str, Sequence[str]],
+        axes: Mapping[str, Sequence[str | None]],
         *,
         frozen: Iterable[str] = (),
         blocks: Mapping[str, int] | None = None,
@@ -121,17 +153,18 @@ class Wiring:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, was {type(model).__name__}")
-        if blocks:
-            raise NotImplementedError("blocks are not available yet")
         for argument, value in (("positions", positions), ("axes", axes)):
             if not isinstance(value, Mapping):
                 raise TypeError(f"{argument} must be a dict, was {type(value).__name__}")
         self.model = model
         self.metric = _checked_metric(metric)
-        self._slots = {group: _checked_positions(group, x, self.metric) for group, x in positions.items()}
-        self._entries = [self._declare(name, groups) for name, groups in axes.items()]
-        self._check_declarations()
-        self._permutations = {g: torch.arange(len(self._slots[g])) for g in self._slots if self._is_boundary(g)}
+        self._slots = {group: checked_positions(group, x, self.metric) for group, x in positions.items()}
+        self._sizes = {group: len(x) for group, x in self._slots.items()}
+        self._entries = [declare(model, name, texts, self._sizes) for name, texts in axes.items()]
+        boundary = [group for group in self._slots if self._is_boundary(group)]
+        check_together(self._entries, self._sizes, [group for group in self._slots if group not in boundary])
+        self._permutations = {group: torch.arange(self._sizes[group]) for group in boundary}
+        self.blocks = check_blocks(blocks, self._sizes)
         self.frozen = self._known_groups("frozen", frozen)
         self._distance_scale = self._by_name("distance_scale", distance_scale, _checked_number)
         self._base_length = self._by_name("base_length", base_length, _checked_number)
@@ -144,73 +177,18 @@ class Wiring:
             for entry in self._entries
             if tied[id(entry.tensor)] is entry
             and entry.name not in unpenalised
-            and (entry.name in penalised or not isinstance(entry.owner, _NORMALISATION))
+            and (entry.name in penalised or not isinstance(entry.owner, NORMALISATION))
             and isinstance(entry.tensor, nn.Parameter)
         ]
         self._plan_cache: dict[tuple, list[Plan]] = {}
         self._optimizers: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
-
-    def _declare(self, name: str, groups: Sequence[str]) -> _Entry:
-        owner_name, _, attribute = name.rpartition(".")
-        try:
-            owner = self.model.get_submodule(owner_name)
-        except AttributeError:
-            owner = None
-        entry = (
-            None
-            if owner is None
-            else _Entry(name, owner, attribute, (groups,) if isinstance(groups, str) else tuple(groups))
-        )
-        if entry is None or not isinstance(entry.tensor, Tensor):
-            raise ValueError(f"axes must name parameters or buffers of the model, {name!r} is neither")
-        tensor = entry.tensor
-        if len(entry.groups) != tensor.dim():
-            raise ValueError(
-                f"axes of {name!r} must name one group for each of its {tensor.dim()} axes, named {len(entry.groups)}"
-            )
-        if not 1 <= tensor.dim() <= 2:
-            raise NotImplementedError(f"axes of {name!r}: tensors of {tensor.dim()} axes are not available yet")
-        for axis, group in enumerate(entry.groups):
-            if group not in self._slots:
-                if group is None or any(sign in str(group) for sign in "*+"):
-                    raise NotImplementedError(
-                        f"axes of {name!r}: {group!r} is not available yet, only plain group names"
-                    )
-                raise ValueError(f"axes of {name!r} must name groups of positions, {group!r} is not one of them")
-            if tensor.shape[axis] != len(self._slots[group]):
-                raise ValueError(
-                    f"positions of {group!r} must be as many as axis {axis} of {name!r} is long,"
-                    f" {tensor.shape[axis]}, were {len(self._slots[group])}"
-                )
-        return entry
-
-    def _check_declarations(self) -> None:
-        """Refuses what would be torn apart by a relocation."""
-        used = {group for entry in self._entries for group in entry.groups}
-        for group in self._slots:
-            if group not in used:
-                raise ValueError(f"positions must be of groups that axes names, {group!r} is not one of them")
-        first: dict[int, _Entry] = {}
-        for entry in self._entries:
-            other = first.setdefault(id(entry.tensor), entry)
-            if other.groups != entry.groups:
-                raise ValueError(
-                    f"axes must agree on one tensor under two names: {other.name!r} has {other.groups},"
-                    f" {entry.name!r} has {entry.groups}"
-                )
-        declared = {(id(entry.owner), entry.attribute) for entry in self._entries}
-        for entry in self._entries:
-            inner = {len(self._slots[g]) for g in entry.groups if not self._is_boundary(g)}
-            for name, tensor in {**entry.owner._parameters, **entry.owner._buffers}.items():
-                if tensor is not None and (id(entry.owner), name) not in declared and inner & set(tensor.shape):
-                    raise ValueError(
-                        f"axes must declare {name!r} of the same module as {entry.name!r} too,"
-                        " or it would not travel with its neurons"
-                    )
+        self._followers: list[Callable[[str], Iterable[Tensor]]] = []
+        self.notes: tuple[str, ...] = ()
 
     def _is_boundary(self, group: str) -> bool:
         """Only ever an in axis, or only ever an out axis, of connections: the model's interface."""
-        sides = {axis for e in self._entries if e.is_connection for axis, g in enumerate(e.groups) if g == group}
+        connections = [e for e in self._entries if e.is_connection]
+        sides = {side for e in connections for side, end in enumerate(e.ends) if group in e.axes[end].groups}
         return len(sides) < 2
 
     def _known_groups(self, argument: str, groups: Iterable[str]) -> tuple[str, ...]:
@@ -249,9 +227,9 @@ class Wiring:
         return tuple(group for group in self._slots if group not in self._permutations)
 
     @property
-    def axes(self) -> dict[str, tuple[str, ...]]:
-        """The group of each axis, by tensor name, as declared."""
-        return {entry.name: entry.groups for entry in self._entries}
+    def axes(self) -> dict[str, tuple[str | None, ...]]:
+        """What each axis is, by tensor name, as declared."""
+        return {entry.name: entry.texts for entry in self._entries}
 
     def settings(self, name: str) -> tuple[float, float, float]:
         """(coefficient of its reduction, distance_scale, base_length) of a tensor."""
@@ -262,7 +240,7 @@ class Wiring:
     def slots(self, group: str) -> Tensor:
         """Slot positions (n, dim) of a group, as placed; a copy."""
         self._known_groups("group", (group,))
-        return self._slots[group].clone()
+        return self._slots[group].detach().clone()
 
     def permutation(self, group: str) -> Tensor:
         """Which slot each neuron sits in: int64 (n,). Moves for boundary groups only; elsewhere tensors move."""
@@ -278,8 +256,18 @@ class Wiring:
 
     @property
     def connections(self) -> dict[str, tuple[str, str]]:
-        """(out group, in group) of every tensor with two axes, by tensor name."""
-        return {name: (axes[0], axes[1]) for name, axes in self.axes.items() if len(axes) == 2}
+        """The out axis and the in axis of every connection, by tensor name, as declared."""
+        return {e.name: tuple(e.texts[end] for end in e.ends) for e in self._entries if e.is_connection}
+
+    def parts(self) -> Iterator[Part]:
+        """Every connection as weights (n_out, n_in) between two groups; one tensor may have several.
+
+        Each part has `.entry`, `.label`, `.out` and `.source` (group names) and `.weight`: a view of the tensor,
+        signed, where each neuron has one entry on both axes; else sums of |w| over folds, runs and other axes.
+        """
+        for entry in self._entries:
+            if entry.is_connection:
+                yield from entry.parts(self._sizes)
 
     def place(self, group: str | Mapping[str, Tensor], positions: Tensor | None = None) -> None:
         """Gives groups new slot positions: place(group, positions), or place({group: positions, ...}).
@@ -292,7 +280,7 @@ class Wiring:
         placed = dict(group) if isinstance(group, Mapping) else {group: positions}
         self._known_groups("group", placed)
         for name, x in placed.items():
-            placed[name] = _checked_positions(name, x, self.metric)
+            placed[name] = checked_positions(name, x, self.metric)
             if len(placed[name]) != len(self._slots[name]):
                 raise ValueError(f"positions of {name!r} must be {len(self._slots[name])}, were {len(placed[name])}")
         self._slots.update(placed)
@@ -312,15 +300,33 @@ class Wiring:
         self._permutations.update({g: p.clone() for g, p in permutations.items()})
         self._plan_cache.clear()
 
-    # Optimizers built from the wiring
+    # What follows
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Lets an optimizer's state follow every relocation by itself; bimt_fast.optim does it when constructed."""
-        _check_optimizer(optimizer)
-        self._optimizers.add(optimizer)
+    def attach(self, follower: torch.optim.Optimizer | nn.Module | Callable[[str], Iterable[Tensor]]) -> None:
+        """Lets something follow every relocation and permute_ by itself. Not copied or pickled with the wiring.
+
+        Args:
+            follower: an optimizer, whose state travels (bimt_fast.optim attaches itself); a copy of the model, such as
+                one of torch.optim.swa_utils.AveragedModel, whose tensors of the same names travel; or a function that
+                gives, for a tensor's name, tensors of its shape that travel with it.
+
+        Raises:
+            TypeError: follower is none of these.
+            ValueError: a module lacks a tensor of the wiring.
+        """
+        if isinstance(follower, torch.optim.Optimizer):
+            self._optimizers.add(follower)
+        elif isinstance(follower, nn.Module):
+            for entry in self._entries:
+                copies_of(follower, entry.name)
+            self._followers.append(lambda name: copies_of(follower, name))
+        elif callable(follower):
+            self._followers.append(follower)
+        else:
+            raise TypeError(f"follower must be an optimizer, a module or a function, was {type(follower).__name__}")
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_optimizers": None, "_plan_cache": {}}
+        return {**self.__dict__, "_optimizers": None, "_followers": [], "_plan_cache": {}}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state, _optimizers=weakref.WeakSet())
@@ -338,7 +344,7 @@ class Wiring:
         for plan in self._plans(bias, distance_scale):
             settings = zip(plan.coefficients, plan.distance_scales, plan.base_lengths, strict=True)
             for w, x, y, (coefficient, scale, base) in zip(
-                plan.tensors, plan.out_pos, plan.in_pos, settings, strict=True
+                plan.views(plan.tensors), plan.out_pos, plan.in_pos, settings, strict=True
             ):
                 if w.dim() == 2:
                     term = torch.ops.bimt_fast.connection_cost(w, x, y, plan.metric, scale, base, plan.table)
@@ -350,16 +356,7 @@ class Wiring:
     def _cost_now(self) -> float:
         """cost() as a number, by one native call."""
         return sum(
-            total_cost(
-                plan.tensors,
-                plan.out_pos,
-                plan.in_pos,
-                plan.metric,
-                plan.coefficients,
-                plan.distance_scales,
-                plan.base_lengths,
-                plan.table,
-            )
+            total_cost(plan.views(plan.tensors), plan.out_pos, plan.in_pos, plan.metric, *plan.settings)
             for plan in self._plans(True, None)
         )
 
@@ -382,24 +379,36 @@ class Wiring:
         lam = check_number("lam", lam)
         costs = []
         with torch.no_grad():
-            calls = []
+            calls, grads = [], []
             plans = self._plans(bias, distance_scale)
             for plan in plans:
-                grads = [torch.zeros_like(w) if w.grad is None else w.grad for w in plan.tensors]
-                calls.append(
-                    (plan.tensors, grads, plan.out_pos, plan.in_pos, plan.metric, lam,
-                     plan.coefficients, plan.distance_scales, plan.base_lengths, plan.table)
-                )  # fmt: skip
+                made = [torch.zeros_like(w) if w.grad is None else w.grad for w in plan.tensors]
+                aligned = plan.aligned(made)
+                grads.append(aligned)
+                views = plan.views(plan.tensors), plan.views(aligned)
+                calls.append((*views, plan.out_pos, plan.in_pos, plan.metric, lam, *plan.settings))
             for call in calls if len(calls) > 1 else ():
                 check_add_grad(*call)  # all before the first changes a gradient
             for plan, call in zip(plans, calls, strict=True):
                 costs.append(add_grad(*call, memo=plan.memos["add_grad"]))
-            for weights, grads, *_ in calls:
-                for w, grad in zip(weights, grads, strict=True):
-                    if w.grad is None:
+            for plan, made in zip(plans, grads, strict=True):
+                for w, grad in zip(plan.tensors, made, strict=True):
+                    if w.grad is not grad:
                         w.grad = grad
+        for x, grad in self.position_gradients(bias, distance_scale):
+            x.grad = lam * grad if x.grad is None else x.grad + lam * grad
         return sum(costs[1:], costs[0]) if costs else torch.zeros(())
 
+    def position_gradients(self, bias: bool = True, distance_scale: float | None = None) -> list[tuple[Tensor, Tensor]]:
+        """Positions that are parameters, each with d cost / d positions; empty where none is."""
+        learned = [x for x in self._slots.values() if x.requires_grad]
+        if not learned:
+            return []
+        with torch.enable_grad():
+            grads = torch.autograd.grad(self.cost(bias, distance_scale), learned, allow_unused=True)
+        return [(x, grad) for x, grad in zip(learned, grads, strict=True) if grad is not None]
+
+    @torch.no_grad()
     def length(self, threshold: float | None = None, weighted: bool = True, unit: float = 1.0) -> Length:
         """The wiring length: sum |w| * distance over all connections, without scale, base length and reduction.
 
@@ -420,30 +429,61 @@ class Wiring:
         parts = {}
         for entry in self._entries:
             if entry.is_connection:
-                w = entry.tensor.detach()
+                layout = entry.layout()
+                w = entry.tensor if layout is None else layout.view(entry.tensor)
                 kept = ~(w.abs() <= threshold)  # NaN is kept, and shows
-                out_pos, in_pos = (self._peer_positions(g, w) for g in entry.groups)
+                out_pos, in_pos = self._end_positions(entry, layout, w)
                 counted = torch.where(kept, w.abs() if weighted else 1.0, 0.0).to(w.dtype)
                 name, table = self._metric_for(w)
                 cost = torch.ops.bimt_fast.connection_cost(counted, out_pos, in_pos, name, 1 / unit, 0.0, table)
                 parts[entry.name] = cost.item()
         return Length(parts)
 
+    @torch.no_grad()
+    def prune_(self, threshold: float) -> "Pruning":
+        """Sets connections with |w| <= threshold to zero, but never the last one of a tensor: its largest stays.
+
+        Args:
+            threshold: at least 0.
+
+        Returns:
+            Pruning: by tensor name, how many connections were removed and how many are left that are not zero.
+
+        Raises:
+            TypeError, ValueError: threshold is no number of at least 0, weights are not finite. Nothing is pruned then.
+        """
+        threshold = check_number("threshold", threshold, 0)
+        connections = {id(e.tensor): e for e in reversed(self._entries) if e.is_connection}
+        for entry in connections.values():
+            if not entry.tensor.isfinite().all():
+                raise ValueError(f"{entry.name!r} must be finite to be pruned, held NaN or infinity")
+        removed, left, spared = {}, {}, []
+        for entry in reversed(connections.values()):
+            w = entry.tensor.detach()
+            small = w.abs() <= threshold
+            if w.numel() and small.all():
+                small.view(-1)[w.abs().argmax()] = False
+                spared.append(entry.name)
+            removed[entry.name] = int((small & (w != 0)).sum())
+            w.masked_fill_(small, 0)
+            left[entry.name] = int(w.count_nonzero())
+        return Pruning(removed, left, tuple(spared))
+
     def _plans(self, bias: bool, distance_scale: float | None) -> list[Plan]:
         """Plans of all charged tensors."""
-        return self.plans([e.tensor for e in self._charged if bias or e.is_connection], bias, distance_scale)
+        return self.plans([e.tensor for e in self._charged if bias or not e.is_bias], bias, distance_scale)
 
     def plans(self, tensors: Sequence[Tensor], bias: bool = True, distance_scale: float | None = None) -> list[Plan]:
         """Groups the trainable ones among tensors by dtype and device; kept until positions or parameters change.
 
-        Tensors that are not charged have the coefficient 0.
+        Tensors that are not charged have the coefficient 0. Where positions are learned nothing is kept.
         """
         if distance_scale is not None:
             distance_scale = _checked_number("distance_scale", distance_scale)
-        state = tuple((id(w), w.dtype, w.device, w.requires_grad) for w in tensors)
+        state = tuple((id(w), w.dtype, w.device, w.requires_grad, w.dim() > 2 and w.stride()) for w in tensors)
         key = (bias, distance_scale, state)
-        if key not in self._plan_cache:
-            charged = {id(e.tensor): e for e in self._charged if bias or e.is_connection}
+        if key not in self._plan_cache or any(x.requires_grad for x in self._slots.values()):
+            charged = {id(e.tensor): e for e in self._charged if bias or not e.is_bias}
             kinds: dict[tuple, list] = {}
             for tensor in tensors:
                 if tensor.requires_grad:
@@ -453,33 +493,48 @@ class Wiring:
             self._plan_cache[key] = [self._plan(items, distance_scale) for items in kinds.values()]
         return self._plan_cache[key]
 
-    def _check_coordinates(self, entry: _Entry) -> None:
-        if entry.is_connection:
-            counts = [self._slots[g].shape[1:].numel() for g in entry.groups]  # 1 for indices into a table
-            if counts[0] != counts[1]:
+    def _check_coordinates(self, entry: Entry) -> None:
+        groups = [group for end in entry.ends for group in entry.axes[end].groups]
+        counts = {group: self._slots[group].shape[1:].numel() for group in groups}  # 1 for indices into a table
+        for group in groups[1:]:
+            if counts[group] != counts[groups[0]]:
                 raise ValueError(
-                    f"positions of {entry.groups[0]!r} and {entry.groups[1]!r}, joined by {entry.name!r},"
-                    f" must have as many coordinates, had {counts[0]} and {counts[1]}"
+                    f"positions of {groups[0]!r} and {group!r}, joined by {entry.name!r},"
+                    f" must have as many coordinates, had {counts[groups[0]]} and {counts[group]}"
                 )
 
-    def _plan(self, items: list[tuple[Tensor, _Entry | None]], distance_scale: float | None) -> Plan:
-        for _, entry in items:
-            if entry is not None:
+    def _plan(self, items: list[tuple[Tensor, Entry | None]], distance_scale: float | None) -> Plan:
+        own, nowhere = self._distance_scale, items[0][0].new_empty(0, 0)
+        layouts, out_pos, in_pos = [], [], []
+        for w, entry in items:
+            layout = entry.layout() if entry else None
+            ends = [nowhere, nowhere]
+            if entry and entry.is_connection:
                 self._check_coordinates(entry)
-        own = self._distance_scale
-        nowhere = items[0][0].new_empty(0, 0)
+                ends = self._end_positions(entry, layout, w)
+            layouts.append(_fitting(layout, w, entry))
+            out_pos.append(ends[0])
+            in_pos.append(ends[1])
         return Plan(
-            [tensor for tensor, _ in items],
-            [self._peer_positions(e.groups[0], w) if e else nowhere for w, e in items],
-            [self._peer_positions(e.groups[-1], w) if e else nowhere for w, e in items],
+            [w for w, _ in items],
+            layouts,
+            out_pos,
+            in_pos,
             [self._coefficient(e) if e else 0.0 for _, e in items],
             [(own[e.name] if distance_scale is None else distance_scale) if e else 0.0 for _, e in items],
             [self._base_length[e.name] if e else 0.0 for _, e in items],
             *self._metric_for(items[0][0]),
         )
 
+    def _end_positions(self, entry: Entry, layout: Layout | None, like: Tensor) -> list[Tensor]:
+        """Positions of the rows and columns of a connection as kernels see it."""
+        groups = {group for end in entry.ends for group in entry.axes[end].groups}
+        return entry.end_positions(layout, {group: self._peer_positions(group, like) for group in groups})
+
     def _peer_positions(self, group: str, like: Tensor) -> Tensor:
-        return self._following(self.neuron_positions(group), like).contiguous()
+        slots = self._slots[group]
+        sitting = slots[self._permutations[group].to(slots.device)] if group in self._permutations else slots
+        return self._following(sitting, like).contiguous()
 
     def _following(self, positions: Tensor, like: Tensor) -> Tensor:
         """Positions on a tensor's device and in the dtype that goes with it; indices stay int64."""
@@ -492,7 +547,7 @@ class Wiring:
             return TABLE, self.metric.to(like.device, COMPUTE_DTYPE[like.dtype])
         return self.metric, None
 
-    def _coefficient(self, entry: _Entry) -> float:
+    def _coefficient(self, entry: Entry) -> float:
         return 1.0 if self._reduction[entry.name] == "sum" else 1.0 / max(entry.tensor.numel(), 1)
 
     # Relocation
@@ -512,9 +567,10 @@ class Wiring:
 
         Args:
             strategy: "greedy" (BIMT as published: one pass, the top_k most important neurons' slots),
-                "matching" (disjoint best swaps until none improves), "assignment" (exact for each group; needs SciPy)
-                or "auto" (assignment for groups of up to 512 neurons, matching above). All but greedy sweep over the
-                groups until none improves.
+                "matching" (disjoint best swaps until none improves), "assignment" (exact for each group; needs SciPy;
+                not for recurrent groups), "tabu" (robust tabu search of recurrent groups, the others as with auto) or
+                "auto" (groups of up to 512 neurons: assignment, or tabu where recurrent; matching above). All but
+                greedy sweep over the groups until none improves.
             groups: names, in the order to visit; None: all that are not frozen, in order of declaration.
             top_k: for greedy, how many neurons of each group to visit; None: all.
             optimizer: the torch optimizer whose state (moments) must follow its neurons; those of bimt_fast.optim
@@ -525,8 +581,8 @@ class Wiring:
 
         Raises:
             TypeError: optimizer is not a torch optimizer.
-            ValueError: unknown strategy or group, a frozen group, top_k without greedy or negative, weights that are
-                not finite. Nothing is changed then.
+            ValueError: unknown strategy or group, a frozen group, top_k without greedy or negative, assignment of a
+                recurrent group, weights that are not finite. Nothing is changed then.
             ImportError: strategy is "assignment" and SciPy is missing.
         """
         start = time.perf_counter()
@@ -570,15 +626,19 @@ class Wiring:
         Raises:
             TypeError: top_k is no integer.
             ValueError: the group is unknown, top_k is negative, weights are not finite.
-            NotImplementedError: the group is recurrent.
+            NotImplementedError: top_k of a recurrent group or of one in blocks.
         """
         self._known_groups("group", (group,))
         if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int)):
             raise TypeError(f"top_k must be an integer or None, was {top_k!r}")
         if top_k is not None and top_k < 0:
             raise ValueError(f"top_k must be a non-negative integer or None, was {top_k}")
-        self._check_not_recurrent(group, "best swaps of")
-        placement = Relocation(self, "matching", None).placement(group, self.neuron_positions(group))
+        relocation = Relocation(self, "matching", None)
+        if group in relocation.recurrent:
+            if top_k is not None:
+                raise NotImplementedError(f"top_k is not available for the recurrent group {group!r}")
+            return relocation.best_recurrent_swaps(group)
+        placement = relocation.placement(group, self.neuron_positions(group))
         if placement is None:  # nothing joins the group: nothing improves
             slots = torch.zeros(len(self._slots[group]), 0)
             placement = (slots, [], [], 0, "l1", []), None
@@ -602,13 +662,18 @@ class Wiring:
 
         Raises:
             TypeError: permutation is not int64, optimizer is not a torch optimizer.
-            ValueError: the group is unknown or a boundary group, or permutation is none. Nothing is changed then.
+            ValueError: the group is unknown or a boundary group, permutation is none or tears blocks apart. Nothing is
+                changed then.
         """
         self._known_groups("group", (group,))
         if group in self._permutations:
             raise ValueError(f"group must be an inner group, {group!r} is an input or output of the model")
         check_assignment("permutation", permutation, len(self._slots[group]))
         check_permutation("permutation", permutation)
+        if group in self.blocks:
+            places = permutation.view(self.blocks[group], -1) // (self._sizes[group] // self.blocks[group])
+            if (places != places[:, :1]).any():
+                raise ValueError(f"permutation must keep the {self.blocks[group]} blocks of {group!r} whole, did not")
         self._check_followers(optimizer)
         self._move({group: permutation.argsort()}, optimizer)
 
@@ -626,14 +691,19 @@ class Wiring:
         for group in groups:
             if group in self.frozen:
                 raise ValueError(f"groups must not name a frozen group, named {group!r}")
-            self._check_not_recurrent(group, "relocating")
+        ends = [[set(e.axes[end].groups) for end in e.ends] for e in self._entries if e.is_connection]
+        recurrent = {group for out, source in ends for group in out & source}
+        for group in groups:
+            if group in recurrent and strategy == "assignment":
+                raise ValueError(
+                    f"strategy must be auto, matching, tabu or greedy for the recurrent group {group!r},"
+                    " was 'assignment'"
+                )
+            if group in recurrent and group in self.blocks:
+                raise NotImplementedError(f"relocating the recurrent group {group!r} in blocks is not available")
         if strategy == "assignment" and not search.has_linear_assignment():
             raise ImportError("strategy 'assignment' needs SciPy: pip install 'bimt_fast[search]'")
         return groups
-
-    def _check_not_recurrent(self, group: str, what: str) -> None:
-        if any(entry.groups == (group, group) for entry in self._entries):
-            raise NotImplementedError(f"{what} the recurrent group {group!r} is not available yet")
 
     def _check_followers(self, optimizer: torch.optim.Optimizer | None) -> None:
         """Refuses optimizers whose state cannot travel with the neurons."""
@@ -647,7 +717,7 @@ class Wiring:
         for tensor, state in optimizer.state.items():
             entry = tensors.get(id(tensor))
             for key, value in state.items() if entry else ():
-                if not travels(value, tensor):
+                if travelling_axes(key, value, tensor) is None:
                     raise ValueError(
                         f"optimizer must keep state of the shape of its parameter, or one value an axis: {key!r} of"
                         f" {entry.name!r} cannot follow its neurons"
@@ -661,7 +731,7 @@ class Wiring:
     def _move(self, assignments: dict[str, Tensor], optimizer: torch.optim.Optimizer | None) -> None:
         """Moves neuron i of each group to slot assignments[group][i]: all of them, or after a failure none."""
         boundary = {g: a for g, a in assignments.items() if g in self._permutations}
-        moves = {g: Moves.of(a.argsort()) for g, a in assignments.items() if g not in self._permutations}
+        orders = {g: a.argsort() for g, a in assignments.items() if g not in self._permutations}
         optimizers = {*self._optimizers, *([] if optimizer is None else [optimizer])}
         mover = Mover()
         self._plan_cache.clear()  # first: an interrupt may fall behind the last line of this function
@@ -669,12 +739,16 @@ class Wiring:
             seen = set()
             for entry in self._entries:
                 tensor = entry.tensor
-                if id(tensor) in seen or not any(g in moves for g in entry.groups):
+                moved = [k for k, axis in enumerate(entry.axes) if any(g in orders for g in axis.groups)]
+                if id(tensor) in seen or not moved:
                     continue
                 seen.add(id(tensor))
-                by_axis = {axis: moves[g] for axis, g in enumerate(entry.groups) if g in moves}
-                for travelling in companions(tensor, optimizers):
-                    mover.permute(travelling, by_axis)
+                moves = {k: Moves.of(entry.axes[k].order(orders, self._sizes)) for k in moved}
+                for travelling, axes in companions(tensor, optimizers):
+                    mover.permute(travelling, {k: moves[axis] for k, axis in axes.items() if axis in moves})
+                for follower in self._followers:
+                    for travelling in follower(entry.name):
+                        mover.permute(travelling.data, moves)
             self._permutations = {**self._permutations, **boundary}
         except BaseException:
             mover.undo()
@@ -688,25 +762,14 @@ def _checked_metric(metric: str | Tensor) -> str | Tensor:
     return metric
 
 
-def _checked_positions(group: str, positions: Tensor, metric: str | Tensor) -> Tensor:
-    indices = isinstance(metric, Tensor)
-    fits = isinstance(positions, Tensor) and (
-        positions.dtype == torch.int64 if indices else positions.is_floating_point()
-    )
-    if not fits:
-        was = positions.dtype if isinstance(positions, Tensor) else type(positions).__name__
-        kind = "an int64 tensor of indices" if indices else "a floating-point tensor"
-        raise TypeError(f"positions of {group!r} must be {kind}, was {was}")
-    if positions.dim() != (1 if indices else 2):
-        shape = "(n,)" if indices else "(n, dim)"
-        raise ValueError(f"positions of {group!r} must have shape {shape}, was {tuple(positions.shape)}")
-    if not positions.isfinite().all():
-        raise ValueError(f"positions of {group!r} must be finite, held NaN or infinity")
-    if indices and positions.numel() and not 0 <= positions.min() <= positions.max() < len(metric):
-        raise ValueError(f"positions of {group!r} must be indices from 0 to {len(metric) - 1}, were not")
-    if not indices and metric_row(metric).in_ball and not (gap(positions.double()) > 0).all():
-        raise ValueError(f"positions of {group!r} must lie inside the unit ball for metric {metric!r}, did not")
-    return positions.detach().clone()
+def _fitting(layout: Layout | None, tensor: Tensor, entry: Entry | None) -> Layout | None:
+    """The layout, if the tensor's memory allows it."""
+    if layout is not None:
+        try:
+            layout.view(tensor)
+        except RuntimeError:
+            raise ValueError(f"{entry.name!r} must lie in memory without gaps, had strides {tensor.stride()}") from None
+    return layout
 
 
 def _checked_number(argument: str, value: object) -> float:
