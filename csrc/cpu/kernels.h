@@ -149,6 +149,7 @@ struct PlacementArgs {
   int metric;                 // a separable one
   Compute<S>* cost;           // (slots, neurons) contiguous
   int threads;
+  const int32_t* neuron_order;  // placement_swaps only: where the weights of every neuron are; null: at its own index
 };
 
 // Metrics whose distance is a sum over coordinates of piecewise linear or quadratic functions.

@@ -124,53 +124,67 @@ void evaluate(int metric, const Line& line, const double* places, int64_t count,
   evaluate(Bends(line, metric == int(MetricCode::kTorusL1)), places, count, value, derivative);
 }
 
-// Columns [first, first + count) of a block of rows, one row of `to` a column; zeros behind the last row.
+// The columns of a block of rows, one row of `to` a column; zeros behind the last row.
 template <class S>
-void read_columns(const S* data, int64_t row_stride, int64_t col_stride, int64_t rows, int64_t first, int64_t count,
-                  double* to) {
-  for (int64_t k = 0; k < count && rows < kNeurons; ++k) std::memset(to + k * kNeurons, 0, kNeurons * sizeof(double));
-  data += first * col_stride;
-  if (row_stride == 1) {
-    for (int64_t k = 0; k < count; ++k) {
-      for (int64_t i = 0; i < rows; ++i) to[k * kNeurons + i] = widened(data[k * col_stride + i]);
+void read_columns(const S* data, int64_t row_stride, int64_t col_stride, int64_t rows, int64_t columns, double* to) {
+  if (rows < kNeurons) std::memset(to, 0, columns * kNeurons * sizeof(double));
+  for (int64_t first = 0; first < columns; first += kChunk) {
+    const int64_t last = smaller(columns, first + kChunk);
+    for (int64_t i = 0; i < rows && row_stride != 1; ++i) {
+      for (int64_t k = first; k < last; ++k) to[k * kNeurons + i] = widened(data[i * row_stride + k * col_stride]);
     }
-    return;
-  }
-  for (int64_t i = 0; i < rows; ++i) {
-    for (int64_t k = 0; k < count; ++k) to[k * kNeurons + i] = widened(data[i * row_stride + k * col_stride]);
+    for (int64_t k = first; k < last && row_stride == 1; ++k) {
+      for (int64_t i = 0; i < rows; ++i) to[k * kNeurons + i] = widened(data[i + k * col_stride]);
+    }
   }
 }
 
-// a . b over the block.
+template <bool Magnitude>
+BIMT_INLINE Wide read(const double* from) {
+  const Wide v = load<Wide>(from);
+  return Magnitude ? magnitude<double>(v) : v;
+}
+
+// a . b over the block, or |a| . b.
+template <bool Magnitude>
 BIMT_INLINE double dot(const double* a, const double* b) {
   Wide sum = {};
-  for (int i = 0; i < kSums; ++i) sum += load<Wide>(a + i * kWide) * load<Wide>(b + i * kWide);
+  for (int i = 0; i < kNeurons; i += kWide) sum += read<Magnitude>(a + i) * load<Wide>(b + i);
   double total = 0;
   for (int i = 0; i < kWide; ++i) total += sum[i];
   return total;
 }
 
-// What one thread works with, one axis after another.
-struct Tables {
-  int64_t knots, places;  // of all axes, times the neurons of a block
-  double *weight, *grad;  // |weight| by knot, gradient by place
-  double* cost_slope;     // f' at the places
-  double *value, *slope;  // g and g' at the knots
-  double* chunk;
+template <bool Magnitude>
+BIMT_INLINE void add(const double* from, double factor, double* to) {
+  for (int i = 0; i < kNeurons; i += kWide) store(to + i, load<Wide>(to + i) + read<Magnitude>(from + i) * factor);
+}
 
-  Tables(const PlacementAxis* axes, int64_t dim) : knots(0), places(0) {
+// What one thread works with: rows of a block of neurons, for every slot and peer, and for the coordinates of one axis.
+struct Tables {
+  int64_t slots, peers, knots, places;  // the last two on the axis that has most
+  double *grad, *weight, *value;        // of every slot; of every peer, with g(y) of all axes
+  double *by_knot, *by_place;           // |weight| and gradient, gathered
+  double* cost_slope;                   // f' at the places
+  double *values, *slopes;              // g and g' at the knots
+
+  Tables(int64_t slot_count, int64_t peer_count, const PlacementAxis* axes, int64_t dim)
+      : slots(slot_count), peers(peer_count), knots(0), places(0) {
     for (int64_t a = 0; a < dim; ++a) {
-      knots += axes[a].knot_count * kNeurons;
-      places += axes[a].place_count * kNeurons;
+      knots = larger(knots, axes[a].knot_count);
+      places = larger(places, axes[a].place_count);
     }
   }
 
-  int64_t size() const { return 3 * knots + 2 * places + kChunk * kNeurons; }
+  int64_t size() const { return (slots + 2 * peers + 3 * knots + 2 * places) * kNeurons; }
 
   void use(double* memory) {
-    const int64_t sizes[] = {knots, places, places, knots, knots, kChunk * kNeurons};
-    double** const tables[] = {&weight, &grad, &cost_slope, &value, &slope, &chunk};
-    for (int i = 0; i < 6; ++i, memory += sizes[i - 1]) *tables[i] = memory;
+    const int64_t rows[] = {slots, peers, peers, knots, places, places, knots, knots};
+    double** const tables[] = {&grad, &weight, &value, &by_knot, &by_place, &cost_slope, &values, &slopes};
+    for (int i = 0; i < 8; ++i) {
+      *tables[i] = memory;
+      memory += rows[i] * kNeurons;
+    }
   }
 };
 
@@ -184,102 +198,69 @@ class BlockBackward {
 
   // Writes the gradients of the block's weights, and adds to the sums [point][coordinate] of all slots and peers.
   void run(double* slot_sums, double* peer_sums) const {
-    gather();
-    int64_t knots = 0, places = 0;
-    for (int64_t a = 0; a < args_.slots.cols; ++a) {
-      const PlacementAxis& axis = args_.axes[a];
-      evaluate(args_.metric, {axis.knots, axis.knot_count, tables_.weight + knots}, axis.places, axis.place_count,
-               nullptr, tables_.cost_slope + places);
-      evaluate(args_.metric, {axis.places, axis.place_count, tables_.grad + places}, axis.knots, axis.knot_count,
-               tables_.value + knots, tables_.slope + knots);
-      knots += axis.knot_count * kNeurons;
-      places += axis.place_count * kNeurons;
-    }
-    for_slots([&](int64_t slot, const double* grad) {
-      const double* slopes = tables_.cost_slope;
-      for (int64_t a = 0; a < args_.slots.cols; ++a) {
-        slot_sums[slot * args_.slots.cols + a] += dot(grad, slopes + args_.axes[a].place_of_slot[slot] * kNeurons);
-        slopes += args_.axes[a].place_count * kNeurons;
+    const Matrix<const T>& grad = args_.grad;
+    read_columns(&grad.at(first_, 0), grad.row_stride, grad.col_stride, rows_, tables_.slots, tables_.grad);
+    for_parts([&](const PlacementPart<S>& part, const Matrix<S>&, int64_t first_peer) {
+      read_columns(part.weight + first_ * part.neuron_stride, part.neuron_stride, part.peer_stride, rows_, part.peers,
+                   tables_.weight + first_peer * kNeurons);
+    });
+    std::memset(tables_.value, 0, tables_.peers * kNeurons * sizeof(double));
+    for (int64_t a = 0; a < args_.slots.cols; ++a) visit_axis(args_.axes[a], slot_sums + a, peer_sums + a);
+    for_parts([&](const PlacementPart<S>& part, const Matrix<S>& weight_grad, int64_t first_peer) {
+      for (int64_t k = 0; k < part.peers; ++k) {
+        const int64_t row = (first_peer + k) * kNeurons;
+        for (int64_t i = 0; i < rows_; ++i) {
+          const double value = part.coefficient * sign(tables_.weight[row + i]) * tables_.value[row + i];
+          narrow_to(static_cast<T>(value), &weight_grad.at(first_ + i, k));
+        }
       }
     });
-    int64_t first_peer = 0;
-    for (int64_t p = 0; p < args_.part_count; ++p) {
-      for_peers(args_.parts[p], [&](int64_t peer, const double* weight) {
-        finish_peer(args_.parts[p], args_.weight_grads[p], peer, first_peer + peer, weight,
-                    peer_sums + (first_peer + peer) * args_.slots.cols);
-      });
-      first_peer += args_.parts[p].peers;
-    }
   }
 
  private:
-  // Calls visit(slot, gradients of the block's neurons there).
+  // Calls visit(part, gradient of its weight, first peer among those of all parts).
   template <class Visit>
-  void for_slots(Visit visit) const {
-    const Matrix<const T>& grad = args_.grad;
-    for_columns(grad.data + first_ * grad.row_stride, grad.row_stride, grad.col_stride, args_.slots.rows, visit);
-  }
-
-  // Calls visit(peer, weights of the block's neurons).
-  template <class Visit>
-  void for_peers(const PlacementPart<S>& part, Visit visit) const {
-    for_columns(part.weight + first_ * part.neuron_stride, part.neuron_stride, part.peer_stride, part.peers, visit);
-  }
-
-  template <class From, class Visit>
-  void for_columns(const From* data, int64_t row_stride, int64_t col_stride, int64_t columns, Visit visit) const {
-    for (int64_t first = 0; first < columns; first += kChunk) {
-      const int64_t count = smaller(kChunk, columns - first);
-      read_columns(data, row_stride, col_stride, rows_, first, count, tables_.chunk);
-      for (int64_t k = 0; k < count; ++k) visit(first + k, tables_.chunk + k * kNeurons);
-    }
-  }
-
-  void gather() const {
-    std::memset(tables_.weight, 0, tables_.knots * sizeof(double));
-    std::memset(tables_.grad, 0, tables_.places * sizeof(double));
-    for_slots([&](int64_t slot, const double* grad) {
-      double* to = tables_.grad;
-      for (int64_t a = 0; a < args_.slots.cols; ++a) {
-        add(grad, 1, to + args_.axes[a].place_of_slot[slot] * kNeurons);
-        to += args_.axes[a].place_count * kNeurons;
-      }
-    });
+  void for_parts(Visit visit) const {
     int64_t first_peer = 0;
     for (int64_t p = 0; p < args_.part_count; ++p) {
-      const double coefficient = args_.parts[p].coefficient;
-      for_peers(args_.parts[p], [&](int64_t peer, double* weight) {
-        for (int i = 0; i < kNeurons; ++i) weight[i] = absolute(weight[i]);
-        double* to = tables_.weight;
-        for (int64_t a = 0; a < args_.slots.cols; ++a) {
-          add(weight, coefficient, to + args_.axes[a].knot_of_peer[first_peer + peer] * kNeurons);
-          to += args_.axes[a].knot_count * kNeurons;
-        }
-      });
+      visit(args_.parts[p], args_.weight_grads[p], first_peer);
       first_peer += args_.parts[p].peers;
     }
   }
 
-  static BIMT_INLINE void add(const double* from, double factor, double* to) {
-    for (int i = 0; i < kNeurons; i += kWide) store(to + i, load<Wide>(to + i) + load<Wide>(from + i) * factor);
+  void visit_axis(const PlacementAxis& axis, double* slot_sums, double* peer_sums) const {
+    const int64_t dim = args_.slots.cols;
+    gather(axis);
+    evaluate(args_.metric, {axis.knots, axis.knot_count, tables_.by_knot}, axis.places, axis.place_count, nullptr,
+             tables_.cost_slope);
+    evaluate(args_.metric, {axis.places, axis.place_count, tables_.by_place}, axis.knots, axis.knot_count,
+             tables_.values, tables_.slopes);
+    for (int64_t p = 0; p < tables_.slots; ++p) {
+      slot_sums[p * dim] += dot<false>(tables_.grad + p * kNeurons, tables_.cost_slope + row(axis.place_of_slot[p]));
+    }
+    for_parts([&](const PlacementPart<S>& part, const Matrix<S>&, int64_t first_peer) {
+      for (int64_t k = first_peer; k < first_peer + part.peers; ++k) {
+        const int64_t knot = row(axis.knot_of_peer[k]);
+        peer_sums[k * dim] += part.coefficient * dot<true>(tables_.weight + k * kNeurons, tables_.slopes + knot);
+        add<false>(tables_.values + knot, 1, tables_.value + k * kNeurons);
+      }
+    });
   }
 
-  // index: of the peer among those of all parts.
-  void finish_peer(const PlacementPart<S>& part, const Matrix<S>& grad, int64_t peer, int64_t index,
-                   const double* weight, double* sums) const {
-    alignas(64) double value[kNeurons] = {}, size[kNeurons];
-    for (int i = 0; i < kNeurons; ++i) size[i] = absolute(weight[i]);
-    int64_t axis = 0;
-    for (int64_t a = 0; a < args_.slots.cols; ++a) {
-      const int64_t row = axis + args_.axes[a].knot_of_peer[index] * kNeurons;
-      add(tables_.value + row, 1, value);
-      sums[a] += part.coefficient * dot(size, tables_.slope + row);
-      axis += args_.axes[a].knot_count * kNeurons;
+  void gather(const PlacementAxis& axis) const {
+    std::memset(tables_.by_knot, 0, axis.knot_count * kNeurons * sizeof(double));
+    std::memset(tables_.by_place, 0, axis.place_count * kNeurons * sizeof(double));
+    for (int64_t p = 0; p < tables_.slots; ++p) {
+      add<false>(tables_.grad + p * kNeurons, 1, tables_.by_place + row(axis.place_of_slot[p]));
     }
-    for (int64_t i = 0; i < rows_; ++i) {
-      narrow_to(static_cast<T>(part.coefficient * sign(weight[i]) * value[i]), &grad.at(first_ + i, peer));
-    }
+    for_parts([&](const PlacementPart<S>& part, const Matrix<S>&, int64_t first_peer) {
+      for (int64_t k = first_peer; k < first_peer + part.peers; ++k) {
+        add<true>(tables_.weight + k * kNeurons, part.coefficient, tables_.by_knot + row(axis.knot_of_peer[k]));
+      }
+    });
   }
+
+  static int64_t row(int32_t index) { return int64_t(index) * kNeurons; }
 
   const PlacementBackwardArgs<S>& args_;
   const int64_t first_, rows_;
@@ -293,7 +274,7 @@ Status run_backward(const PlacementBackwardArgs<S>& args) {
   for (int64_t p = 0; p < args.part_count; ++p) peers += args.parts[p].peers;
   const int64_t count = smaller(kPartialBlocks, blocks), size = (n + peers) * dim;
   const int threads = n * (n + peers) < kSerialElements ? 1 : int(larger(1, smaller(args.threads, count)));
-  const Tables tables(args.axes, dim);
+  const Tables tables(n, peers, args.axes, dim);
   const Scratch<double> memory(threads * tables.size()), sums(count * size);
   parallel(threads, count, [&](int64_t index, int thread) {
     Tables mine = tables;
