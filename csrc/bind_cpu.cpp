@@ -268,6 +268,53 @@ void bind_placement_cost(int dtype, const py::tuple& slots, const py::list& desc
   });
 }
 
+// parts: as in bind_placement_cost, and behind each the gradients of its weight and of its peers' positions.
+void bind_placement_cost_backward(int dtype, const py::tuple& grad, const py::tuple& slots,
+                                  const py::list& descriptions, int64_t incoming, int metric, const py::tuple& table,
+                                  intptr_t slots_grad, int threads) {
+  check_metric(metric);
+  with_storage(dtype, [&](auto zero) {
+    using S = decltype(zero);
+    using T = Compute<S>;
+    std::vector<PlacementPart<S>> parts;
+    std::vector<Matrix<const T>> peers;
+    std::vector<Matrix<S>> weight_grads;
+    std::vector<T*> peers_grads;
+    for (py::handle description : descriptions) {
+      Fields fields(description);
+      const Matrix<const S> weight = fields.matrix<const S>();
+      peers.push_back(fields.matrix<const T>());
+      parts.push_back({weight.data, weight.cols, weight.row_stride, weight.col_stride, fields.real()});
+      weight_grads.push_back(fields.matrix<S>());
+      peers_grads.push_back(fields.address<T>());
+    }
+    PlacementBackwardArgs<S> args = {Fields(grad).matrix<const T>(),
+                                     Fields(slots).matrix<const T>(),
+                                     parts.data(),
+                                     peers.data(),
+                                     static_cast<int64_t>(parts.size()),
+                                     incoming,
+                                     metric,
+                                     Fields(table).matrix<const T>(),
+                                     nullptr,
+                                     weight_grads.data(),
+                                     pointer<T>(slots_grad),
+                                     peers_grads.data(),
+                                     threads};
+    const Status status = [&] {
+      const py::gil_scoped_release release;
+      if (!is_separable(metric)) {
+        return with_instruction_set([&](auto isa) { return placement_product_backward<decltype(isa)>(args); });
+      }
+      const PlacementPlan plan = plan_placement(args.slots, peers, metric);
+      if (plan.status != Status::kOk) return plan.status;
+      args.axes = plan.views.data();
+      return with_instruction_set([&](auto isa) { return placement_backward<decltype(isa)>(args); });
+    }();
+    check(status, "slots", "peers");
+  });
+}
+
 template <class T>
 SwapArgs<T> swap_args(const py::tuple& cost, intptr_t assignment, const py::tuple& flow, const py::tuple& distance,
                       int threads) {
@@ -283,6 +330,23 @@ void bind_swap_deltas(int dtype, const py::tuple& cost, intptr_t assignment, con
     const Status status = [&] {
       const py::gil_scoped_release release;
       return with_instruction_set([&](auto isa) { return swap_deltas<decltype(isa)>(args, pointer<T>(deltas)); });
+    }();
+    check(status);
+  });
+}
+
+// flow_grad and distance_grad: 0 where there is no flow.
+void bind_swap_deltas_backward(int dtype, const py::tuple& grad, intptr_t assignment, const py::tuple& flow,
+                               const py::tuple& distance, intptr_t cost_grad, intptr_t flow_grad,
+                               intptr_t distance_grad, int threads) {
+  with_dtype(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const Matrix<const T> upstream = Fields(grad).matrix<const T>();
+    const SwapBackwardArgs<T> args = {swap_args<T>(grad, assignment, flow, distance, threads), upstream,
+                                      pointer<T>(cost_grad), pointer<T>(flow_grad), pointer<T>(distance_grad)};
+    const Status status = [&] {
+      const py::gil_scoped_release release;
+      return with_instruction_set([&](auto isa) { return swap_deltas_backward<decltype(isa)>(args); });
     }();
     check(status);
   });
@@ -376,7 +440,9 @@ PYBIND11_MODULE(_cpu, module) {
   module.def("adamw", &bind_adamw);
   module.def("penalty_backward", &bind_penalty_backward);
   module.def("placement_cost", &bind_placement_cost);
+  module.def("placement_cost_backward", &bind_placement_cost_backward);
   module.def("swap_deltas", &bind_swap_deltas);
+  module.def("swap_deltas_backward", &bind_swap_deltas_backward);
   module.def("best_swaps", &bind_best_swaps);
   module.def("greedy_swaps", &bind_greedy_swaps);
   module.def("placement_swaps", &bind_placement_swaps);

@@ -1,5 +1,8 @@
 """Autograd: finite differences in float64, opcheck, torch.compile, and no second derivative."""
 
+import subprocess
+import sys
+
 import inputs
 import pytest
 import torch
@@ -164,3 +167,28 @@ def test_infinite_weight_costs_infinity(backend):
     weight = torch.ones(3, 2)
     weight[2, 1] = -torch.inf
     assert bf.connection_cost(weight, torch.rand(3, 1), torch.rand(2, 1)) == torch.inf
+
+
+MEASURE = """
+import resource, sys, torch
+import bimt_fast as bf
+
+def backward(n):
+    points, weights = torch.rand(n, 8), [torch.rand(n, n)] * 2
+    arguments = (torch.rand(n, n), points, weights, [points] * 2, 1, sys.argv[1], [1.0] * 2)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    results = torch.ops.bimt_fast.placement_cost_backward(*arguments)
+    taken = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return taken / sum(x.nbytes for x in results)
+backward(128)
+print(backward(2048))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts other units elsewhere")
+@pytest.mark.parametrize("metric", ("l1", "linf"))
+def test_placement_gradients_take_little_memory(metric, cpu_backend):
+    """Eight coordinates: an array of all pairs and coordinates would be four times the results."""
+    command = [sys.executable, "-c", MEASURE, metric]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    assert float(done.stdout) <= 1.6

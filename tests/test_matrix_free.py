@@ -96,6 +96,25 @@ def test_neurons_without_weights(layout, way):
         check_best(layer(n, layout, integer=True, zeros=list(zeros)), exact=True)
 
 
+@pytest.mark.parametrize("layout", ("line", "grid2", "random2", "random3"))
+def test_pruned_layers_give_the_same_bits(layout, way, monkeypatch):
+    """Nine neurons of ten without weights, here and there: however they are left out, nothing else changes."""
+    for n in (33, 700):
+        zeros = [i for i in range(n) if i % 10 != 3]
+        for dtype in inputs.DTYPES:
+            arguments = layer(n, layout, dtype, zeros=zeros)
+            check_best(arguments, exact=dtype == torch.float64)
+            results = [torch.ops.bimt_fast.placement_swaps(*arguments, top_k) for top_k in (None, 50)]
+            with monkeypatch.context() as patch:
+                patch.setattr(cpu, "_LITTLE_MEMORY", 1 << 30)
+                tables = [torch.ops.bimt_fast.placement_swaps(*arguments, top_k) for top_k in (None, 50)]
+            assert all(
+                torch.equal(a, b)
+                for got, want in zip(results, tables, strict=True)
+                for a, b in zip(got, want, strict=True)
+            )
+
+
 def best_pairs(deltas, k):
     first, second = torch.triu_indices(*deltas.shape, offset=1)
     found = zip(deltas[first, second].tolist(), first.tolist(), second.tolist(), strict=True)

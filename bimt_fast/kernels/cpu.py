@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..geometry import TABLE, TABLE_CODE, metric_row
 from . import reference
-from .reference import placement_cost_backward, swap_deltas_backward, widened
+from .reference import widened
 
 try:
     from .. import _cpu
@@ -254,6 +254,40 @@ def placement_cost(
     return by_slot.T
 
 
+def placement_cost_backward(
+    grad: Tensor,  # (n, n)
+    slots: Tensor,  # (n, dim)
+    weights: list[Tensor],
+    peers: list[Tensor],
+    incoming: int,
+    metric: str,
+    coefficients: list[float],
+    table: Tensor | None = None,
+) -> list[Tensor]:
+    dtype = weights[0].dtype if weights else grad.dtype
+    by_slots, *by_peers = (_fresh(x, zero=table is not None) for x in (slots, *peers))
+    by_weights = [_fresh(w) for w in weights]
+    coordinates = [_coordinates(y, table) for y in peers]  # kept alive during the call
+    parts = [
+        (*part, *_matrix(w if k < incoming else w.T), y.data_ptr())
+        for k, (part, w, y) in enumerate(
+            zip(_parts(weights, coordinates, incoming, coefficients), by_weights, by_peers, strict=True)
+        )
+    ]
+    slots = _coordinates(slots, table)
+    _cpu.placement_cost_backward(
+        _DTYPES[dtype],
+        _matrix(grad),
+        _matrix(slots),
+        parts,
+        incoming,
+        *_metric(metric, table),
+        by_slots.data_ptr(),
+        _threads(),
+    )
+    return [by_slots, *by_weights, *by_peers]
+
+
 def swap_deltas(
     cost: Tensor,  # (n, n)
     assignment: Tensor | None,  # (n,) int64
@@ -265,6 +299,28 @@ def swap_deltas(
     c, f, d = (_matrix(x) for x in matrices)
     _cpu.swap_deltas(_DTYPES[cost.dtype], c, _address(assignment), f, d, deltas.data_ptr(), _threads())
     return deltas
+
+
+def swap_deltas_backward(
+    grad: Tensor,  # (n, n)
+    cost: Tensor,
+    assignment: Tensor | None,
+    flow: Tensor | None,
+    distance: Tensor | None,
+) -> list[Tensor]:
+    matrices = (cost,) if flow is None or distance is None else (cost, flow, distance)
+    grads = [_fresh(x) for x in matrices]
+    assignment = None if assignment is None else assignment.contiguous()
+    _cpu.swap_deltas_backward(
+        _DTYPES[cost.dtype],
+        _matrix(grad),
+        _address(assignment),
+        _matrix(flow if len(grads) > 1 else None),
+        _matrix(distance if len(grads) > 1 else None),
+        *(_address(x) for x in (*grads, None, None)[:3]),
+        _threads(),
+    )
+    return grads
 
 
 def best_swaps(
@@ -384,6 +440,11 @@ def _address(x: Tensor | None) -> int:
 
 def _empty(shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return _prepare(torch.empty(shape, dtype=dtype))
+
+
+def _fresh(like: Tensor, zero: bool = False) -> Tensor:
+    """Contiguous, of the same shape and dtype."""
+    return torch.zeros(like.shape, dtype=like.dtype) if zero else _empty(like.shape, like.dtype)
 
 
 def _prepare(x: Tensor) -> Tensor:

@@ -149,6 +149,7 @@ struct PlacementArgs {
   int metric;                 // a separable one
   Compute<S>* cost;           // (slots, neurons) contiguous
   int threads;
+  const int32_t* neuron_order;  // placement_swaps only: where the weights of every neuron are; null: at its own index
 };
 
 // Metrics whose distance is a sum over coordinates of piecewise linear or quadratic functions.
@@ -177,6 +178,29 @@ struct PlacementProductArgs {
 template <class Isa, class S>
 Status placement_product(const PlacementProductArgs<S>& args);
 
+template <class S>
+struct PlacementBackwardArgs {
+  Matrix<const Compute<S>> grad;  // (neurons, slots)
+  Matrix<const Compute<S>> slots;
+  const PlacementPart<S>* parts;
+  const Matrix<const Compute<S>>* peers;
+  int64_t part_count;
+  int64_t incoming;  // as in PlacementProductArgs
+  int metric;
+  Matrix<const Compute<S>> table;
+  const PlacementAxis* axes;       // of a separable metric, one a coordinate
+  const Matrix<S>* weight_grads;   // neurons as rows, one matrix a part
+  Compute<S>* slots_grad;          // (n, dim) contiguous; left alone for a table, as the next
+  Compute<S>* const* peers_grads;  // (peers, dim) contiguous, one a part
+  int threads;
+};
+
+// Gradients of the placement cost for all it depends on: for separable metrics, and for any metric.
+template <class Isa, class S>
+Status placement_backward(const PlacementBackwardArgs<S>& args);
+template <class Isa, class S>
+Status placement_product_backward(const PlacementBackwardArgs<S>& args);
+
 template <class T>
 struct SwapArgs {
   Matrix<const T> cost;
@@ -189,6 +213,16 @@ struct SwapArgs {
 // deltas: (n, n) contiguous.
 template <class Isa, class T>
 Status swap_deltas(const SwapArgs<T>& args, T* deltas);
+
+template <class T>
+struct SwapBackwardArgs {
+  SwapArgs<T> swap;  // its cost is not read
+  Matrix<const T> grad;
+  T *cost_grad, *flow_grad, *distance_grad;  // (n, n) contiguous; the last two only where there is a flow
+};
+
+template <class Isa, class T>
+Status swap_deltas_backward(const SwapBackwardArgs<T>& args);
 
 template <class Isa, class T>
 Status best_swaps(const SwapArgs<T>& args, T* delta, int64_t* partner);

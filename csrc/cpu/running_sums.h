@@ -131,6 +131,7 @@ class NeuronBlock {
   };
 
   void gather(const PlacementPart<T>& part, int64_t first_peer, int64_t begin, int64_t end, int64_t first_knot) {
+    if (args_.neuron_order != nullptr) return gather_in_order(part, first_peer, begin, end, first_knot);
     const T* const weight = part.weight + first_ * part.neuron_stride;
     const bool whole = neurons_ == kNeurons;
     const int64_t next = kNeurons * part.neuron_stride;
@@ -150,6 +151,20 @@ class NeuronBlock {
       }
       const int64_t ahead = next_block_ ? next : kPrefetchRows * stride;
       add_rows(rows, stride, peers, first_peer + k, first_knot, ahead, static_cast<T>(part.coefficient));
+    }
+  }
+
+  // The same for neurons that do not lie together.
+  void gather_in_order(const PlacementPart<T>& part, int64_t first_peer, int64_t begin, int64_t end,
+                       int64_t first_knot) {
+    Tile tile = {};
+    for (int64_t k = begin; k < end; k += kLanes<T>) {
+      const int64_t peers = smaller(kLanes<T>, end - k);
+      for (int64_t i = 0; i < neurons_; ++i) {
+        const T* const from = part.weight + args_.neuron_order[first_ + i] * part.neuron_stride + k * part.peer_stride;
+        for (int64_t j = 0; j < peers; ++j) tile.data[j * kNeurons + i] = from[j * part.peer_stride];
+      }
+      add_rows(tile.data, kNeurons, peers, first_peer + k, first_knot, 0, static_cast<T>(part.coefficient));
     }
   }
 

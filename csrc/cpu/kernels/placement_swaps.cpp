@@ -9,7 +9,7 @@
 //            from there. Reads the weights twice: once for the sums, once for the tiles.
 //   panels   anything else: C for pairs of panels of b slots, 2 b^2 numbers, each from the whole weights of its
 //            neurons. Reads the weights n / b times; b follows from the memory, a fixed part of the weights, so that
-//            n / b does not grow with n.
+//            n / b does not grow with n. Where most neurons have no weights they are left out.
 //
 // The first that fits in PlacementSwapArgs::memory is taken. Each costs O(n m + n^2).
 // An entry of C has the same bits in whatever tile it is made, so equal slots give deltas of exactly zero.
@@ -531,9 +531,10 @@ class PanelSearch {
  public:
   using Block = NeuronBlock<T, Sum>;
 
-  // size: slots of a panel, a multiple of kTile.
-  PanelSearch(const PlacementArgs<T>& args, int64_t size, int threads, Result<T>* result)
+  // weighted: how many neurons, the first ones, have weights. size: slots of a panel, a multiple of kTile.
+  PanelSearch(const PlacementArgs<T>& args, int64_t weighted, int64_t size, int threads, Result<T>* result)
       : args_(args),
+        weighted_(weighted),
         size_(size),
         stride_(size + kGap),
         panels_(divide_up(args.n, size)),
@@ -556,7 +557,7 @@ class PanelSearch {
       copy_diagonal(row_in_col, stride_, row * size_, end(row), diagonal_.get());
       search(row, row, row_in_col, row_in_col);
     }
-    for (int64_t row = 0; row < panels_; ++row) {
+    for (int64_t row = 0; row * size_ < weighted_; ++row) {
       for (int64_t col = row + 1; col < panels_; ++col) {
         T* const col_in_row = row_in_col + size_ * stride_;
         fill(row, col, row_in_col);
@@ -577,7 +578,9 @@ class PanelSearch {
 
   // C of the neurons of one panel in the slots of another.
   void fill(int64_t neurons, int64_t slots, T* square) {
-    const int64_t first = neurons * size_ / kNeurons, blocks = divide_up(end(neurons), kNeurons) - first;
+    const int64_t first = neurons * size_ / kNeurons;
+    const int64_t last = larger(first, divide_up(smaller(weighted_, end(neurons)), kNeurons)), blocks = last - first;
+    clear(blocks * kNeurons, slots, square);
     parallel(threads_, divide_up(blocks, group_), [&](int64_t item, int thread) {
       Sum* const sums = &sums_[thread * group_ * sum_count_];
       const int64_t begin = item * group_, count = smaller(group_, blocks - begin);
@@ -586,6 +589,13 @@ class PanelSearch {
         fill_block(sums + b * sum_count_, slots, &tables_[thread * table_count()], square + (begin + b) * kNeurons);
       }
     });
+  }
+
+  // C of the neurons from the `first` of a panel on, who have no weights.
+  void clear(int64_t first, int64_t slots, T* square) {
+    for (int64_t slot = slots * size_; slot < end(slots) && first < size_; ++slot, square += stride_) {
+      std::memset(square + first, 0, (size_ - first) * sizeof(T));
+    }
   }
 
   // The same for a block whose sums are there.
@@ -625,20 +635,80 @@ class PanelSearch {
   void search(int64_t row, int64_t col, const T* row_in_col, const T* col_in_row) {
     const PairProblem<T> problem = {args_.n,    row * size_, col * size_,    row_in_col,
                                     col_in_row, stride_,     diagonal_.get()};
-    const int64_t first = row * size_ / kTile;
-    parallel(threads_, divide_up(end(row), kTile) - first, [&](int64_t tile, int thread) {
+    const int64_t first = row * size_ / kTile, last = divide_up(smaller(weighted_, end(row)), kTile);
+    parallel(threads_, larger(0, last - first), [&](int64_t tile, int thread) {
       result_->search(problem, tiles_between(first + tile, col * size_, end(col)), thread);
     });
   }
 
   const PlacementArgs<T>& args_;
-  const int64_t size_, stride_, panels_;
+  const int64_t weighted_, size_, stride_, panels_;
   const int threads_;
   Result<T>* const result_;
   const PanelPlaces<T> places_;
   const int64_t sum_count_, group_;
   const Scratch<Sum> sums_;
   const Scratch<T> tables_, squares_, diagonal_;
+};
+
+// Neurons that have weights moved to the front, where most have none: among the others no swap changes anything, and
+// their placement cost is zero.
+template <class T>
+struct Pruned {
+  PlacementArgs<T> args;
+  int64_t weighted;
+
+  Pruned(const PlacementArgs<T>& all, int threads, typename Result<T>::Label* labels)
+      : args(all), weighted(all.n), order_(all.n), axes_(all.dim), slots_(all.n * all.dim) {
+    const int64_t chunks = divide_up(all.n, kPrunedChunk);
+    const Scratch<bool> any(all.n);
+    parallel(threads, chunks, [&](int64_t chunk, int) {
+      find_weights(chunk * kPrunedChunk, smaller(all.n, (chunk + 1) * kPrunedChunk), any.get());
+    });
+    int64_t count = 0;
+    for (int64_t i = 0; i < all.n; ++i) count += any[i];
+    if (2 * count > all.n) return;
+    weighted = count;
+    for (int64_t i = 0, front = 0, back = count; i < all.n; ++i) order_[any[i] ? front++ : back++] = int32_t(i);
+    for (int64_t a = 0; a < all.dim; ++a) {
+      axes_[a] = all.axes[a];
+      axes_[a].place_of_slot = &slots_[a * all.n];
+      for (int64_t i = 0; i < all.n; ++i) slots_[a * all.n + i] = all.axes[a].place_of_slot[order_[i]];
+    }
+    for (int64_t i = 0; i < all.n; ++i) labels[i] = order_[i];
+    args.axes = axes_.get();
+    args.neuron_order = order_.get();
+  }
+
+ private:
+  static constexpr int64_t kPrunedChunk = 256;
+
+  // Looks no further than the first weight of every neuron.
+  void find_weights(int64_t first, int64_t last, bool* any) const {
+    std::memset(any + first, 0, last - first);
+    for (int64_t p = 0; p < args.part_count; ++p) {
+      const PlacementPart<T>& part = args.parts[p];
+      const T* const weight = part.weight;
+      if (part.neuron_stride == 1) {
+        int64_t found = 0;
+        for (int64_t k = 0; k < part.peers && found < last - first; ++k) {
+          const T* const row = weight + k * part.peer_stride;
+          for (int64_t i = first; i < last; ++i) any[i] |= row[i] != 0;
+          found = 0;
+          for (int64_t i = first; i < last; ++i) found += any[i];
+        }
+        continue;
+      }
+      for (int64_t i = first; i < last; ++i) {
+        const T* const row = weight + i * part.neuron_stride;
+        for (int64_t k = 0; k < part.peers && !any[i]; ++k) any[i] = row[k * part.peer_stride] != 0;
+      }
+    }
+  }
+
+  const Scratch<int32_t> order_;
+  const Scratch<PlacementAxis> axes_;
+  const Scratch<int32_t> slots_;
 };
 
 template <class T>
@@ -691,7 +761,9 @@ void run(const PlacementSwapArgs<T>& args, int threads, Result<T>* result) {
   } else if (BandSearch<T, Sum>::bytes(placement.n) <= args.memory && in_order(placement)) {
     BandSearch<T, Sum>(placement, threads, result).run();
   } else {
-    PanelSearch<T, Sum>(placement, panel_size<T>(placement.n, args.memory), threads, result).run();
+    const Pruned<T> pruned(placement, threads, result->labels());
+    const int64_t size = panel_size<T>(placement.n, args.memory);
+    PanelSearch<T, Sum>(pruned.args, pruned.weighted, size, threads, result).run();
   }
 }
 
