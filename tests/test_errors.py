@@ -259,6 +259,7 @@ def wiring(model=None, **changes):
 
 
 AXES = {"0.weight": ("h", "in"), "2.weight": ("out", "h")}
+BIASES = AXES | {"0.bias": ("h",), "2.bias": ("out",)}
 PLACES = {"in": IN, "h": OUT, "out": IN[:2]}
 INDICES = {"in": IN_AT, "h": OUT_AT, "out": IN_AT[:2]}
 DECLARATIONS = {
@@ -293,9 +294,16 @@ DECLARATIONS = {
     "reduction-by-name": (dict(reduction={None: "sum", "0.bias": "max"}), ValueError, "reduction"),
     "penalised": (dict(penalised=["9.weight"]), ValueError, "penalised"),
     "unpenalised": (dict(unpenalised=["9.weight"]), ValueError, "unpenalised"),
-    "fold": (dict(axes={"0.weight": ("2*h", "in")}), NotImplementedError, "0.weight"),
-    "none": (dict(axes={"0.weight": (None, "in")}), NotImplementedError, "0.weight"),
-    "blocks": (dict(blocks={"h": 2}), NotImplementedError, "blocks"),
+    "fold-length": (dict(axes=BIASES | {"0.weight": ("2*h", "in")}), ValueError, "0.weight.*2 \\* "),
+    "sum-length": (dict(axes=BIASES | {"0.weight": ("h+out", "in")}), ValueError, "0.weight"),
+    "no-factor": (dict(axes={"0.weight": ("0*h", "in")}), ValueError, "0.weight"),
+    "two-names": (dict(axes={"0.weight": ("in*h", "in")}), ValueError, "0.weight"),
+    "axis-type": (dict(axes={"0.weight": (3, "in")}), TypeError, "0.weight"),
+    "shared-axis": (dict(axes=AXES | {"0.bias": (None,), "2.bias": ("out",)}), ValueError, "'0.weight' and '0.bias'"),
+    "blocks-count": (dict(blocks={"h": len(OUT) - 1}), ValueError, "blocks of 'h'"),
+    "blocks-type": (dict(blocks={"h": 2.0}), TypeError, "blocks of 'h'"),
+    "blocks-group": (dict(blocks={"nowhere": 2}), ValueError, "blocks"),
+    "blocks-list": (dict(blocks=["h"]), TypeError, "blocks"),
 }  # fmt: skip
 
 
