@@ -3,7 +3,8 @@
 import platform
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from itertools import pairwise
 from statistics import median
 from time import perf_counter
 
@@ -17,21 +18,46 @@ try:
 except ImportError:  # Windows
     resource = None
 
-ELEMENTS = 1 << 25  # of each array, in float32: 128 MiB, several times the largest cache
+ELEMENTS = 1 << 26  # of each array, in float32: 256 MiB, several times the largest cache
 SIDE = 2048  # of the matrices whose product gives the rate of arithmetic
 ROUNDS = 9
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Bytes and operations a second, the best that anything reached here."""
+class Work:
+    """What a kernel cannot avoid, by formula: arrays read and written once, and operations.
 
-    bandwidth: float
+    Attributes:
+        read: bytes.
+        written: bytes.
+        flops: additions, multiplications, absolute values, minima, roots and the like, each one.
+        result: bytes among the written ones that go to a fresh result.
+    """
+
+    read: int
+    written: int
+    flops: int
+    result: int = 0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The best that anything reached here: bytes read, bytes moved either way, and operations, each a second.
+
+    Write-backs go on beside reads, so that neither of the first two rates says it all.
+    """
+
+    reading: float
+    moving: float
     arithmetic: float
 
-    def floor(self, bytes_moved: int, flops: int) -> float:
-        """Seconds below which work cannot come: moving its bytes, or doing its arithmetic, whichever takes longer."""
-        return max(bytes_moved / self.bandwidth, flops / self.arithmetic)
+    def floor(self, work: Work) -> float:
+        """Seconds below which work cannot come, at the rate that it meets first."""
+        moved = (work.read + work.written) / self.moving
+        return max(work.read / self.reading, moved, work.flops / self.arithmetic)
 
 
 def describe() -> None:
@@ -42,44 +68,51 @@ def describe() -> None:
 
 
 def measure() -> Limits:
-    """Measures copy, triad and a matrix product by every implementation at hand, interleaved, and prints them."""
+    """Measures reading, copy, triad and a matrix product by every implementation at hand, and prints them."""
     a, b, c = (torch.rand(ELEMENTS) for _ in range(3))
     x, product = torch.rand(SIDE, SIDE), torch.empty(SIDE, SIDE)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        moved = {name: (arrays, run) for name, (arrays, run) in _implementations(a, b, c, pool).items()}
-        times = interleaved({name: run for name, (_, run) in moved.items()})
-    print(f"bandwidth, arrays of {4 * ELEMENTS >> 20} MiB:")
-    rates = {}
-    for name, (arrays, _) in moved.items():
-        rates[name] = 4 * ELEMENTS * arrays / median(times[name])
-        print(f"  {name:<38} {1e3 * median(times[name]):10.3f} ms  {rates[name] / 1e9:6.1f} GB/s")
-    seconds = median(interleaved({"product": lambda: torch.mm(x, x, out=product)})["product"])
-    limits = Limits(max(rates.values()), 2 * SIDE**3 / seconds)
+        implementations = _implementations(a, b, c, pool)
+        times = interleaved({name: run for name, (_, _, run) in implementations.items()})
+    print(f"bandwidth, float32 arrays of {4 * ELEMENTS >> 20} MiB, median; write-allocates are not counted:")
+    reading, moving = [], []
+    for name, (reads, writes, _) in implementations.items():
+        reading.append(4 * ELEMENTS * reads / min(times[name]))
+        moving.append(4 * ELEMENTS * (reads + writes) / min(times[name]))
+        rate = 4 * ELEMENTS * (reads + writes) / median(times[name])
+        print(f"  {name:<42} {1e3 * median(times[name]):10.3f} ms  {rate / 1e9:6.1f} GB/s")
+    seconds = min(interleaved({"product": lambda: torch.mm(x, x, out=product)})["product"])
+    limits = Limits(max(reading), max(moving), 2 * SIDE**3 / seconds)
     print(
-        f"floors below: {limits.bandwidth / 1e9:.1f} GB/s, the best of these, and {limits.arithmetic / 1e9:.0f}"
-        f" GFLOP/s, torch.mm at {SIDE}"
+        f"best rounds, from which the floors follow: {limits.reading / 1e9:.1f} GB/s read, {limits.moving / 1e9:.1f}"
+        f" GB/s read and written, {limits.arithmetic / 1e9:.0f} GFLOP/s (torch.mm, {SIDE} x {SIDE})"
     )
     return limits
 
 
 def _implementations(
     a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, pool: ThreadPoolExecutor
-) -> dict[str, tuple[int, Callable[[], object]]]:
-    """name -> (arrays read and written, function). NumPy runs one part a thread; its copy may pass by the caches."""
+) -> dict[str, tuple[int, int, Callable[[], object]]]:
+    """name -> (arrays read, arrays written, function). NumPy runs one part a thread."""
     x, y, z = a.numpy(), b.numpy(), c.numpy()
-    parts = [slice(int(p[0]), int(p[-1]) + 1) for p in np.array_split(np.arange(ELEMENTS), pool._max_workers)]
+    edges = np.linspace(0, ELEMENTS, torch.get_num_threads() + 1, dtype=int)
+    parts = [slice(*pair) for pair in pairwise(edges)]
+
+    def in_parts(run: Callable[[slice], object]) -> Callable[[], object]:
+        return lambda: list(pool.map(run, parts))
+
     return {
-        "copy: torch copy_": (2, lambda: c.copy_(a)),
-        "copy: NumPy copyto, one thread": (2, lambda: np.copyto(z, x)),
-        "copy: NumPy copyto, all threads": (2, lambda: list(pool.map(lambda p: np.copyto(z[p], x[p]), parts))),
-        "copy: torch clone, fresh result": (2, a.clone),
-        "triad: torch.add(out=)": (3, lambda: torch.add(a, b, alpha=0.5, out=c)),
-        "triad: torch add_, in place": (3, lambda: c.add_(a, alpha=1e-6)),
-        "triad: NumPy add(out=), all threads": (
-            3,
-            lambda: list(pool.map(lambda p: np.add(x[p], y[p], out=z[p]), parts)),
-        ),
-        "triad: torch.add, fresh result": (3, lambda: torch.add(a, b, alpha=0.5)),
+        "read: torch.sum": (1, 0, a.sum),
+        "read: torch.dot": (2, 0, lambda: torch.dot(a, b)),
+        "copy: torch copy_": (1, 1, lambda: c.copy_(a)),
+        "copy: NumPy copyto, one thread": (1, 1, lambda: np.copyto(z, x)),
+        "copy: NumPy copyto, all threads": (1, 1, in_parts(lambda part: np.copyto(z[part], x[part]))),
+        "copy: torch clone, fresh result": (1, 1, a.clone),
+        "scale: torch mul_, in place": (1, 1, lambda: c.mul_(1.000001)),
+        "triad: torch.add(out=)": (2, 1, lambda: torch.add(a, b, alpha=0.5, out=c)),
+        "triad: torch add_, in place": (2, 1, lambda: c.add_(a, alpha=1e-6)),
+        "triad: NumPy add(out=), all threads": (2, 1, in_parts(lambda part: np.add(x[part], y[part], out=z[part]))),
+        "triad: torch.add, fresh result": (2, 1, lambda: torch.add(a, b, alpha=0.5)),
     }
 
 

@@ -8,10 +8,10 @@ import copy
 import dataclasses
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from machine import Work
 from torch import Tensor
 
 import bimt_fast as bf
@@ -24,21 +24,6 @@ BASE, SCALE = 0.1, 1.0
 RECIPE = {"base_length": BASE, "distance_scale": SCALE}
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a kernel cannot avoid: float32 arrays read and written once, and the operations of the formulas.
-
-    Attributes:
-        bytes: read and written.
-        flops: additions, multiplications, absolute values, minima, roots and the like, each one.
-        result: bytes of them that go to a fresh result.
-    """
-
-    bytes: int
-    flops: int
-    result: int = 0
-
-
 DISTANCE_FLOPS = {"l1": 3, "l2": 3, "sql2": 3, "linf": 3, "torus-l1": 6, "torus-l2": 6, "poincare": 3}  # a coordinate
 FINISH_FLOPS = {"l2": 1, "torus-l2": 1, "poincare": 12}  # a pair: roots, and poincare's asinh as a dozen
 
@@ -49,25 +34,29 @@ def pair_flops(metric: str, dim: int) -> int:
 
 
 def penalty_work(n: int, metric: str, dim: int, gradient: bool = True) -> Work:
-    """Reads W; with the gradient reads and writes that too. Length 2, |w| * length 3, sign, step and sum 3."""
-    return Work((12 if gradient else 4) * n * n, n * n * (pair_flops(metric, dim) + 5 + 3 * gradient))
+    """Reads W, and reads and writes its gradient. Length 2 operations, |w| * length 3, sign, step and sum 3."""
+    flops = n * n * (pair_flops(metric, dim) + 5 + 3 * gradient)
+    return Work(4 * n * n * (1 + gradient), 4 * n * n * gradient, flops)
 
 
 def adamw_work(n: int, metric: str, dim: int) -> Work:
-    """Reads w, g, m, v and writes w, m, v: 28 bytes. Penalty as above, moments 7, step 7."""
-    return Work(28 * n * n, n * n * (pair_flops(metric, dim) + 8 + 14))
+    """Reads w, g, m, v and writes w, m, v. Length and charge 6 operations, cost 2, moments 7, step 7."""
+    return Work(16 * n * n, 12 * n * n, n * n * (pair_flops(metric, dim) + 22))
 
 
 def placement_work(n: int, metric: str, dim: int, weights: int = 2) -> Work:
-    """Reads the weights and writes C. Separable: two running sums an axis, and four operations for each entry of C."""
+    """Reads the weights and writes C. Separable metrics: eight operations a weight and axis; else distances, products.
+
+    Two sums of each weight run over the peers (|w|, w * y, two additions), and each entry of C takes four operations.
+    """
     separable = metric in ("l1", "sql2", "torus-l1")
-    flops = weights * n * n * dim * 8 if separable else weights * n**3 * 2
-    return Work(4 * n * n * (weights + 1), flops, result=4 * n * n)
+    flops = weights * n * n * dim * 8 if separable else weights * n**3 * 2 + n * n * pair_flops(metric, dim)
+    return Work(4 * n * n * weights, 4 * n * n, flops, result=4 * n * n)
 
 
-def search_work(n: int, recurrent: bool = False) -> Work:
-    """Reads C once (and flow and distance): five operations and a comparison for each unordered pair, twice used."""
-    return Work(4 * n * n * (3 if recurrent else 1), n * n * (9 if recurrent else 3))
+def search_work(n: int, matrices: int = 1) -> Work:
+    """Reads C (flow and distance too: three matrices). Three operations and two comparisons a pair and matrix."""
+    return Work(4 * n * n * matrices, 0, n * n // 2 * 5 * matrices)
 
 
 def contender(name: str, module: str | None = None) -> Callable:
@@ -122,13 +111,13 @@ def layout_of(n: int, layout: str) -> Tensor:
     return bf.geometry.line(n) if layout == "1-D" else bf.geometry.grid((rows, n // rows))
 
 
-def worst(got: Tensor, truth: Tensor) -> float:
-    """Largest difference, relative to the largest true value."""
-    return ((got.double() - truth).abs().max() / truth.abs().max()).item()
+def worst(got: Tensor, truth: Tensor, scale: Tensor | None = None) -> float:
+    """Largest difference, relative to the largest value of `scale`: of the truth, or of the costs it is made of."""
+    return ((got.double() - truth).abs().max() / (truth if scale is None else scale).abs().max()).item()
 
 
 class Penalty(Row):
-    """Connection cost and its gradient, added in place, for one n x n weight."""
+    """Connection cost and its gradient, added in place, for one n x n weight; peers run forward and backward."""
 
     def __init__(self, n: int = 4096, layout: str = "1-D", metric: str = "l1") -> None:
         self.n, self.layout, self.metric, self.rounds = n, layout, metric, 5
@@ -160,7 +149,7 @@ class Penalty(Row):
     def ours(self):
         bf.add_grad_(self.w.detach(), self.w.grad, self.slots, self.slots, metric=self.metric, **RECIPE)
 
-    @contender("eager PyTorch, forward and backward")
+    @contender("eager PyTorch")
     def eager(self):
         self.cost(self.w, self.slots, self.slots).backward()
 
@@ -170,7 +159,7 @@ class PenaltyTarget(Penalty):
 
     def __init__(self, n: int = 4096, layout: str = "1-D") -> None:
         super().__init__(n, layout)
-        self.rounds = 15
+        self.rounds = 9
 
     @cached_property
     def lengths(self) -> Tensor:
@@ -188,7 +177,7 @@ class PenaltyTarget(Penalty):
     def eager_cached(self):
         (self.w.abs() * self.lengths).sum().backward()
 
-    @contender("torch.compile, forward and backward")
+    @contender("torch.compile")
     def compiled(self):
         self.compiled_cost(self.w, self.slots, self.slots).backward()
 
@@ -297,14 +286,9 @@ class Placement(Layer):
     """What every neuron would cost in every slot."""
 
     kind = "placement cost"
-    rounds = 5
 
     def work(self) -> Work:
         return placement_work(self.n, self.metric, self.slots.shape[1])
-
-    @cached_property
-    def distances(self) -> Tensor:
-        return bf.geometry.distances(self.slots, self.slots, self.metric)
 
     def check(self) -> float:
         return worst(self.ours(), self.truth())
@@ -313,13 +297,23 @@ class Placement(Layer):
     def ours(self):
         return bf.placement_cost(self.slots, **self.sides)
 
+
+class PlacementAndProducts(Placement):
+    """The same with the two matrix products that PyTorch needs for it."""
+
+    rounds = 5
+
+    @cached_property
+    def distances(self) -> Tensor:
+        return bf.geometry.distances(self.slots, self.slots, self.metric)
+
     @contender("two matrix products alone")
     def products(self):
         return self.w.abs() @ self.distances.T + self.v.abs().T @ self.distances
 
 
-class PlacementSmall(Placement):
-    """The same with SciPy's distances and NumPy's products beside it."""
+class PlacementAndPeers(PlacementAndProducts):
+    """The same with SciPy's distances and NumPy's products too."""
 
     @contender("SciPy cdist, NumPy products", module="scipy")
     def with_scipy(self):
@@ -330,15 +324,13 @@ class PlacementSmall(Placement):
         return abs(w) @ distances.T + abs(v).T @ distances
 
 
-class Swaps(Placement):
+class Swaps(PlacementAndProducts):
     """All n^2 swap deltas and every best partner."""
 
     kind = "all swap deltas, best partners"
-    rounds = 9
 
     def work(self) -> Work:
-        placed, searched = super().work(), search_work(self.n)
-        return Work(placed.bytes + searched.bytes, placed.flops + searched.flops, placed.result)
+        return super().work() + search_work(self.n)
 
     def check(self) -> float:
         cost, (delta, partner) = self.ours()
@@ -398,12 +390,13 @@ class MatrixFree(Layer):
 
     def work(self) -> Work:
         placed, searched = placement_work(self.n, self.metric, self.slots.shape[1]), search_work(self.n)
-        return Work(placed.bytes - placed.result, placed.flops + searched.flops)
+        return Work(placed.read, 0, placed.flops + searched.flops)
 
     def check(self) -> float:
+        cost = self.truth()
         with bf.backend("reference"):
-            truth, _ = bf.best_swaps(self.truth())
-        return worst(self.ours()[0], truth)
+            truth, _ = bf.best_swaps(cost)
+        return worst(self.ours()[0], truth, cost)
 
     @contender("bimt_fast")
     def ours(self):
@@ -429,15 +422,15 @@ class RecurrentSwaps(Row):
         self.distance = bf.geometry.distances(self.slots, self.slots)
 
     def work(self) -> Work:
-        """The weight serves both sides and is the flow."""
-        placed, searched = placement_work(self.n, "l1", self.slots.shape[1]), search_work(self.n, recurrent=True)
-        return Work(placed.bytes + searched.bytes - 4 * self.n**2, placed.flops + searched.flops, placed.result)
+        """As for a weight on each side, and a search of three matrices, though all weights here are one."""
+        return placement_work(self.n, "l1", self.slots.shape[1]) + search_work(self.n, matrices=3)
 
     def check(self) -> float:
         flow, distance = self.w.double().abs(), bf.geometry.distances(self.slots.double(), self.slots.double())
+        cost = flow @ distance.T + flow.T @ distance
         with bf.backend("reference"):
-            truth, _ = bf.best_swaps(flow @ distance.T + flow.T @ distance, flow=flow, distance=distance)
-        return worst(self.ours()[0], truth)
+            truth, _ = bf.best_swaps(cost, flow=flow, distance=distance)
+        return worst(self.ours()[0], truth, cost)
 
     @contender("bimt_fast")
     def ours(self):
@@ -742,10 +735,10 @@ def all_rows() -> list[Row]:
         CostAlone(4096, "1-D"),
         AdamW(4096, "1-D"),
         AdamW(4096, "2-D"),
-        PlacementSmall(1024, "2-D"),
+        PlacementAndPeers(1024, "2-D"),
         Placement(4096, "1-D"),
         Placement(4096, "2-D"),
-        Placement(2048, "2-D", "l2"),
+        PlacementAndProducts(2048, "2-D", "l2"),
         BestSwaps(4096),
         Swaps(1024, "1-D"),
         Swaps(1024, "2-D"),

@@ -70,10 +70,10 @@ def _print_floor(row: Row, ours: Callable[[], object], seconds: float, limits: m
     work = row.work()
     if work is None:
         return
-    floor = limits.floor(work.bytes, work.flops)
+    floor, moved = limits.floor(work), work.read + work.written
     print(
-        f"  floor {1e3 * floor:.3f} ms for {work.bytes / 1e6:.0f} MB and {work.flops / 1e9:.2f} GFLOP:"
-        f" {100 * floor / seconds:.0f} % of it reached, {work.bytes / seconds / 1e9:.1f} GB/s"
+        f"  floor {1e3 * floor:.3f} ms for {moved / 1e6:.0f} MB and {work.flops / 1e9:.2f} GFLOP:"
+        f" {100 * floor / seconds:.0f} % of it reached, {moved / seconds / 1e9:.1f} GB/s"
     )
     faults = machine.page_faults(ours)
     if work.result:
