@@ -107,7 +107,7 @@ class Row:
 
 def layout_of(n: int, layout: str) -> Tensor:
     """Slots on a line ("1-D") or a grid of 2^k rows ("2-D")."""
-    rows = 2 ** (n.bit_length() // 2)
+    rows = 2 ** ((n.bit_length() - 1) // 2)
     return bf.geometry.line(n) if layout == "1-D" else bf.geometry.grid((rows, n // rows))
 
 
