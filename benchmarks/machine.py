@@ -77,14 +77,14 @@ def measure() -> Limits:
     print(f"bandwidth, float32 arrays of {4 * ELEMENTS >> 20} MiB, median; write-allocates are not counted:")
     reading, moving = [], []
     for name, (reads, writes, _) in implementations.items():
-        reading.append(4 * ELEMENTS * reads / min(times[name]))
-        moving.append(4 * ELEMENTS * (reads + writes) / min(times[name]))
-        rate = 4 * ELEMENTS * (reads + writes) / median(times[name])
-        print(f"  {name:<42} {1e3 * median(times[name]):10.3f} ms  {rate / 1e9:6.1f} GB/s")
-    seconds = min(interleaved({"product": lambda: torch.mm(x, x, out=product)})["product"])
+        seconds = median(times[name])
+        reading.append(4 * ELEMENTS * reads / seconds)
+        moving.append(4 * ELEMENTS * (reads + writes) / seconds)
+        print(f"  {name:<42} {1e3 * seconds:10.3f} ms  {moving[-1] / 1e9:6.1f} GB/s")
+    seconds = median(interleaved({"product": lambda: torch.mm(x, x, out=product)})["product"])
     limits = Limits(max(reading), max(moving), 2 * SIDE**3 / seconds)
     print(
-        f"best rounds, from which the floors follow: {limits.reading / 1e9:.1f} GB/s read, {limits.moving / 1e9:.1f}"
+        f"the floors follow from the best of these: {limits.reading / 1e9:.1f} GB/s read, {limits.moving / 1e9:.1f}"
         f" GB/s read and written, {limits.arithmetic / 1e9:.0f} GFLOP/s (torch.mm, {SIDE} x {SIDE})"
     )
     return limits
