@@ -1,7 +1,8 @@
-"""How the matrix-free swap search grows: n = 256 to 16384, against torch.add on n x n in the same run.
+"""How time grows from n = 256 to 16384: the matrix-free swap search against torch.add on n x n, and the other kernels.
 
-Prints time, ratio and extra memory for grids and lines, the exponent of the ratio from n = 2048 on, and writes the
-picture. Part of `make bench`; `--largest 4096` for a short run. Peak memory is read on Linux only.
+Prints time, ratio and extra memory of the search for grids and lines, the exponent of the ratio from n = 2048 on, and
+the times of the rest, and writes the picture. Part of `make bench`; `--largest 4096` for a short run. Peak memory is
+read on Linux only.
 """
 
 import argparse
@@ -11,15 +12,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 
 import numpy as np
-import torch
-
-import bimt_fast as bf
+from machine import interleaved
+from rows import AdamW, MatrixFree, Penalty, Row, Swaps
 
 ROUNDS = 7
 FIT_FROM = 2048
+KERNELS: dict[str, Callable[[int], Row]] = {
+    "cost and gradient, 1-D": Penalty,
+    "AdamW step with penalty, 1-D": AdamW,
+    "all swap deltas and partners, 2-D": lambda n: Swaps(n, "2-D"),
+}
 
 
 def main() -> int:
@@ -28,43 +32,45 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/bench/growth.png"), help="where to draw")
     options = parser.parse_args()
     sizes = [2**k for k in range(8, 1 + int(math.log2(options.largest)))]
-    print("matrix-free swap search, two n x n float32 weights: median of interleaved runs")
-    curves = {}
-    for layout in ("grid", "line"):
-        rows = [(n, *_measure(n, layout)) for n in sizes]
-        for n, ours, add, extra in rows:
-            line = f"  {layout} n = {n:5d} {1e3 * ours:9.2f} ms   torch.add {1e3 * add:8.2f} ms   {ours / add:6.2f}x"
-            if extra is not None and n >= FIT_FROM:  # below, the allocator's own pages are all one sees
-                line += f"   extra memory {100 * extra / (8 * n * n):4.1f} % of the weights"
-            print(line)
-        fitted = [(math.log(n), math.log(ours / add)) for n, ours, add, _ in rows if n >= FIT_FROM]
-        if len(fitted) > 1:
-            print(f"  {layout}: the ratio grows with exponent {np.polyfit(*zip(*fitted, strict=True), 1)[0]:.3f} in n")
-        curves[layout] = rows
-    _draw(curves, options.out)
+    searches = {layout: _search(sizes, layout) for layout in ("2-D", "1-D")}
+    kernels = {name: _kernel(sizes, name, make) for name, make in KERNELS.items()}
+    _draw(sizes, searches, kernels, options.out)
     print(f"written: {options.out}")
     return 0
 
 
-def _measure(n: int, layout: str) -> tuple[float, float, int | None]:
-    """Seconds of ours and of torch.add, and bytes by which ours raised the peak."""
-    rows = 2 ** (int(math.log2(n)) // 2)
-    slots = bf.geometry.line(n) if layout == "line" else bf.geometry.grid((rows, n // rows))
-    model = torch.nn.Sequential(torch.nn.Linear(n, n, bias=False), torch.nn.Linear(n, n, bias=False))
-    places = {group: slots for group in ("in", "hidden", "out")}
-    wiring = bf.Wiring(model, places, {"0.weight": ("hidden", "in"), "1.weight": ("out", "hidden")})
-    w, v, out = model[0].weight.detach(), model[1].weight.detach(), torch.empty(n, n)
-    torch.add(w, v, out=out)
-    extra = _peak_of(lambda: wiring.best_swaps("hidden"))
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(ROUNDS):
-        for seconds, run in zip(
-            times, (lambda: wiring.best_swaps("hidden"), lambda: torch.add(w, v, out=out)), strict=True
-        ):
-            start = perf_counter()
-            run()
-            seconds.append(perf_counter() - start)
-    return median(times[0]), median(times[1]), extra
+def _search(sizes: list[int], layout: str) -> list[tuple[float, float]]:
+    """Seconds of the matrix-free search and of torch.add, for every size."""
+    print(f"matrix-free swap search, two n x n float32 weights, {layout}: median of interleaved runs")
+    found, ratios = [], []
+    for n in sizes:
+        row = MatrixFree(n, layout)
+        row.prepare()
+        row.add()
+        extra = _peak_of(row.ours)
+        times = interleaved({"ours": row.ours, "add": row.add}, ROUNDS, warm_up=0)
+        ours, add = median(times["ours"]), median(times["add"])
+        line = f"  n = {n:5d} {1e3 * ours:9.2f} ms   torch.add {1e3 * add:8.2f} ms   {ours / add:6.2f}x"
+        if n >= FIT_FROM:  # below, the allocator's own pages are all one sees
+            ratios.append((math.log(n), math.log(ours / add)))
+            if extra is not None:
+                line += f"   extra memory {100 * extra / (8 * n * n):4.1f} % of the weights"
+        print(line)
+        found.append((ours, add))
+    if len(ratios) > 1:
+        print(f"  the ratio grows with exponent {np.polyfit(*zip(*ratios, strict=True), 1)[0]:.3f} in n")
+    return found
+
+
+def _kernel(sizes: list[int], name: str, make: Callable[[int], Row]) -> list[float]:
+    """Seconds of another kernel for every size."""
+    seconds = []
+    for n in sizes:
+        row = make(n)
+        row.prepare()
+        seconds.append(median(interleaved({name: row.ours}, ROUNDS)[name]))
+    print(f"{name}: " + ", ".join(f"{n}: {1e3 * s:.3g} ms" for n, s in zip(sizes, seconds, strict=True)))
+    return seconds
 
 
 def _peak_of(run: Callable[[], object]) -> int | None:
@@ -84,18 +90,24 @@ def _status(key: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
 
 
-def _draw(curves: dict[str, list[tuple]], path: Path) -> None:
+def _draw(
+    sizes: list[int], searches: dict[str, list[tuple[float, float]]], kernels: dict[str, list[float]], path: Path
+) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5, 3.6), layout="constrained")
-    ax = figure.subplots()
-    for (layout, rows), colour in zip(curves.items(), ("tab:blue", "tab:red"), strict=True):
-        n, ours, add, _ = (np.array(column) for column in zip(*rows, strict=True))
-        ax.loglog(n, 1e3 * ours, "o-", color=colour, markersize=3, label=f"all best swaps, {layout}")
-    ax.loglog(n, 1e3 * add, "k--", linewidth=1, label="torch.add on n x n")
-    ax.set(xlabel="neurons n", ylabel="milliseconds")
-    ax.legend(frameon=False)
-    ax.spines[["top", "right"]].set_visible(False)
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for layout, times in searches.items():
+        ours, add = 1e3 * np.array(times).T
+        left.loglog(sizes, ours, "o-", markersize=3, label=f"all best swaps, matrix-free, {layout}")
+    left.loglog(sizes, add, "k--", linewidth=1, label="torch.add on n x n")
+    for name, seconds in kernels.items():
+        right.loglog(sizes, 1e3 * np.array(seconds), "o-", markersize=3, label=name)
+    for ax in (left, right):
+        ax.set(xlabel="neurons n")
+        ax.legend(frameon=False)
+        ax.spines[["top", "right"]].set_visible(False)
+    left.set(ylabel="milliseconds")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=160)
 

@@ -2,37 +2,32 @@
 
 import argparse
 import json
-import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median, quantiles
-from time import perf_counter
 
-import torch
+import machine
 from rows import Row, all_rows
-
-from bimt_fast import backends
 
 
 def main() -> int:
     """Returns how many rows were wrong."""
     options = _options()
-    print(f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    for name, able, text in backends.describe():
-        print(f"backend {name}: {'available' if able else 'not available'} ({text})")
+    machine.describe()
+    limits = None if options.ours else machine.measure()
     medians, wrong = {}, 0
-    for build in all_rows():
-        try:
-            row = build()
-        except (AttributeError, TypeError, NotImplementedError) as error:
-            print(f"\nleft out: {error}")  # another revision's package, without what the row needs
+    for row in all_rows():
+        if options.only not in row.name:
             continue
-        if options.only in row.name:
-            if options.ours:
-                row.contenders = dict(list(row.contenders.items())[:1])
-            seconds = _report(row)
-            wrong += seconds is None
-            medians[row.name] = seconds
+        try:
+            row.prepare()
+        except (AttributeError, TypeError, NotImplementedError) as error:
+            print(f"\n{row.name}\n  left out: {error}")  # another revision's package, without what the row needs
+            continue
+        seconds = _report(row, limits)
+        wrong += seconds is None
+        medians[row.name] = seconds
     if options.json:
         options.json.write_text(json.dumps({name: s for name, s in medians.items() if s is not None}))
     return wrong
@@ -46,44 +41,49 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def _report(row: Row) -> float | None:
+def _report(row: Row, limits: machine.Limits | None) -> float | None:
     """Prints one row; returns our median in seconds, None where the result was wrong."""
     print(f"\n{row.name}")
     error = row.check()
     if not error <= row.tolerance:
         print(f"  WRONG: relative error {error:.1e}, allowed {row.tolerance:.0e}; no speed is shown")
         return None
-    times = _measure(row)
-    first, *_ = times
+    contenders = row.contenders()
+    first, *_ = contenders
+    if limits is None:
+        contenders = {first: contenders[first]}
+    times = machine.interleaved(contenders, row.rounds, int(row.rounds > 2), row.repeats, row.fresh)
+    parts = {name: median(times[name]) / often for name, often in row.every.items() if name in times}
+    own = median(times[first]) + sum(parts.values())
     for name, seconds in times.items():
-        middle = median(seconds)
-        ratio = "" if name == first else f"  {middle / median(times[first]):8.2f}x"
-        moves = row.bytes_moved and (name == first or name.startswith("bandwidth"))
-        rate = f"  {row.bytes_moved / middle / 1e9:5.1f} GB/s" if moves else ""
-        print(f"  {name:<38} {1e3 * middle:10.3f} ms  ±{1e3 * _spread(seconds):.3f}{ratio}{rate}")
-    print(f"  relative error of bimt_fast against float64: {error:.1e}")
-    return median(times[first])
+        ratio = "" if name == first else f"  {median(seconds) / own:8.2f}x"
+        if name in parts:
+            ratio = f"  1/{row.every[name]} of it is counted as ours"
+        print(f"  {name:<42} {1e3 * median(seconds):10.3f} ms  ±{1e3 * _spread(seconds):.3f}{ratio}")
+    if limits is not None:
+        _print_floor(row, contenders[first], own, limits)
+    print(f"  relative error of bimt_fast: {error:.1e}")
+    return own
 
 
-def _measure(row: Row) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {name: [] for name in row.contenders}
-    for round_ in range(row.rounds + 1):
-        for name, function in row.contenders.items():
-            row.fresh()
-            start = perf_counter()
-            function()
-            elapsed = perf_counter() - start
-            if round_ or row.rounds < 3:  # the first round warms up, unless runs are few and long
-                times[name].append(elapsed)
-    return times
+def _print_floor(row: Row, ours: Callable[[], object], seconds: float, limits: machine.Limits) -> None:
+    work = row.work()
+    if work is None:
+        return
+    floor, moved = limits.floor(work), work.read + work.written
+    print(
+        f"  floor {1e3 * floor:.3f} ms for {moved / 1e6:.0f} MB and {work.flops / 1e9:.2f} GFLOP:"
+        f" {100 * floor / seconds:.0f} % of it reached, {moved / seconds / 1e9:.1f} GB/s"
+    )
+    faults = machine.page_faults(ours)
+    if work.result:
+        fresh, reused = machine.allocation(work.result)
+        print(
+            f"  allocation: {faults} page faults in a call; a fresh result of {work.result >> 20} MiB is written in"
+            f" {1e3 * fresh:.3f} ms by torch, a reused one in {1e3 * reused:.3f} ms"
+        )
+    elif faults is not None:
+        print(f"  allocation: {faults} page faults in a call")
 
 
 def _spread(seconds: list[float]) -> float:

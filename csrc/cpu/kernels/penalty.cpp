@@ -9,9 +9,10 @@
 namespace bimt {
 namespace {
 
-constexpr int64_t kChunk = 1024;
-// Elements by which the sweeps prefetch: a chunk, since making its lengths lets the hardware's prefetchers fall behind.
-constexpr int64_t kAhead = kChunk;
+constexpr int64_t kChunk = 512;
+// Elements by which the sweeps prefetch: beyond the next chunk's, since making lengths lets the hardware's prefetchers
+// fall behind.
+constexpr int64_t kAhead = 2 * kChunk;
 constexpr int64_t kBlockElements = 1 << 16;
 constexpr int64_t kSerialElements = 1 << 15;
 // Blocks of the backward pass that keep their own partial sums for every column.
