@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # the codes of csrc/bind_cpu.cpp
+_WIDE = 256  # neurons, from which on a placement cost does not stay in the nearest cache
 # From this size on, zeroing a fresh result page by page costs as much as computing it.
 _LARGE = 8 << 20
 # What the largest buffers of placement_swaps may take: this part of the weights' bytes, or this much in small layers.
@@ -350,9 +351,13 @@ def greedy_swaps(
     cost: Tensor,  # (n, n)
     neuron_in: Tensor,  # (n,) int64, by slot; changed in place
     slots: Tensor,  # (k,) int64
+    least: float = 0.0,
 ) -> int:
-    at = (_matrix(cost), neuron_in.data_ptr(), slots.data_ptr(), len(slots))
-    return _cpu.greedy_swaps(_DTYPES[cost.dtype], *at)
+    rows = columns = cost
+    if len(slots) * 8 > len(cost) > _WIDE:  # else every visit would read a matrix of this size across its rows
+        rows, columns = cost.contiguous(), cost.T.contiguous().T
+    at = (neuron_in.data_ptr(), slots.data_ptr(), len(slots))
+    return _cpu.greedy_swaps(_DTYPES[cost.dtype], _matrix(rows), _matrix(columns), *at, least)
 
 
 def placement_swaps(

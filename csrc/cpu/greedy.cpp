@@ -6,7 +6,8 @@
 namespace bimt {
 
 template <class T>
-int64_t greedy_swaps(const Matrix<const T>& cost, int64_t* neuron_in, const int64_t* slots, int64_t count) {
+int64_t greedy_swaps(const Matrix<const T>& cost, const Matrix<const T>& by_slot, int64_t* neuron_in,
+                     const int64_t* slots, int64_t count, double least) {
   const int64_t n = cost.rows;
   const auto entry = [&](int64_t neuron, int64_t slot) {
     return cost.data[neuron * cost.row_stride + slot * cost.col_stride];
@@ -16,16 +17,19 @@ int64_t greedy_swaps(const Matrix<const T>& cost, int64_t* neuron_in, const int6
   int64_t swaps = 0;
   for (int64_t k = 0; k < count; ++k) {
     const int64_t p = slots[k], neuron = neuron_in[p];
+    const T* const row = cost.data + neuron * cost.row_stride;
+    const T* const column = by_slot.data + p * by_slot.col_stride;
     int64_t best = p;
-    T least = 0;
+    T lowest = 0;
     for (int64_t q = 0; q < n; ++q) {
-      const T delta = q == p ? 0 : (entry(neuron, q) + entry(neuron_in[q], p)) - (at_home[q] + at_home[p]);
-      if (delta < least || (delta == least && q < best)) {
-        least = delta;
+      const T there = row[q * cost.col_stride], here = column[neuron_in[q] * by_slot.row_stride];
+      const T delta = q == p ? 0 : (there + here) - (at_home[q] + at_home[p]);
+      if (delta < lowest || (delta == lowest && q < best)) {
+        lowest = delta;
         best = q;
       }
     }
-    if (best == p) continue;
+    if (best == p || !(lowest < -least)) continue;
     std::swap(neuron_in[p], neuron_in[best]);
     for (int64_t slot : {p, best}) at_home[slot] = entry(neuron_in[slot], slot);
     ++swaps;
@@ -33,7 +37,9 @@ int64_t greedy_swaps(const Matrix<const T>& cost, int64_t* neuron_in, const int6
   return swaps;
 }
 
-template int64_t greedy_swaps<float>(const Matrix<const float>&, int64_t*, const int64_t*, int64_t);
-template int64_t greedy_swaps<double>(const Matrix<const double>&, int64_t*, const int64_t*, int64_t);
+template int64_t greedy_swaps<float>(const Matrix<const float>&, const Matrix<const float>&, int64_t*, const int64_t*,
+                                     int64_t, double);
+template int64_t greedy_swaps<double>(const Matrix<const double>&, const Matrix<const double>&, int64_t*,
+                                      const int64_t*, int64_t, double);
 
 }  // namespace bimt
