@@ -521,6 +521,42 @@ _register(
 )
 
 
+# quadratic_walks: not differentiable
+
+
+def _quadratic_check(flow, distance, linear, assignments, seeds, gains, done, memory, iterations, *settings):
+    check_float("flow", flow, (torch.int32, torch.float64))
+    n = flow.shape[0] if flow.dim() else 0
+    for name, matrix in (("flow", flow), ("distance", distance), ("linear", linear)):
+        if matrix is not None:
+            check_shape(name, matrix, n, n)
+            check_like(name, matrix, "flow", flow)
+    check_shape("assignments", assignments, None, n)
+    walks = assignments.shape[0]
+    dtypes = {"assignments": torch.int64, "seeds": torch.int64, "gains": torch.float64, "done": torch.int64}
+    for (name, dtype), tensor in zip(dtypes.items(), (assignments, seeds, gains, done), strict=True):
+        check_float(name, tensor, (dtype,))
+        check_shape(name, tensor, walks, *((n,) if name == "assignments" else ()))
+        if not tensor.is_contiguous():
+            raise ValueError(f"{name} must be contiguous, had strides {tensor.stride()}")
+    if not 0 <= iterations < 2**30:
+        raise ValueError(f"iterations must be from 0 to 2**30 - 1, was {iterations}")
+
+
+def _quadratic_walks(flow, *rest):
+    _quadratic_check(flow, *rest)
+    kernels(flow.device).quadratic_walks(flow, *rest)
+
+
+_register(
+    "quadratic_walks(Tensor flow, Tensor distance, Tensor? linear, Tensor(a!) assignments, Tensor seeds,"
+    " Tensor(b!) gains, Tensor(c!) done, Tensor(d!)? memory, int iterations, bool tabu, bool symmetric, float least,"
+    " float seconds) -> ()",
+    _quadratic_walks,
+    lambda *arguments: _quadratic_check(*arguments),
+)
+
+
 # The gradients are exact first derivatives and not differentiable again: say so instead of returning zeros.
 
 
