@@ -524,7 +524,7 @@ _register(
 # quadratic_walks: not differentiable
 
 
-def _quadratic_check(flow, distance, linear, assignments, seeds, gains, done, memory, iterations, *settings):
+def _quadratic_check(flow, distance, linear, assignments, seeds, limits, gains, done, memory, *settings):
     check_float("flow", flow, (torch.int32, torch.float64))
     n = flow.shape[0] if flow.dim() else 0
     for name, matrix in (("flow", flow), ("distance", distance), ("linear", linear)):
@@ -533,14 +533,12 @@ def _quadratic_check(flow, distance, linear, assignments, seeds, gains, done, me
             check_like(name, matrix, "flow", flow)
     check_shape("assignments", assignments, None, n)
     walks = assignments.shape[0]
-    dtypes = {"assignments": torch.int64, "seeds": torch.int64, "gains": torch.float64, "done": torch.int64}
-    for (name, dtype), tensor in zip(dtypes.items(), (assignments, seeds, gains, done), strict=True):
-        check_float(name, tensor, (dtype,))
+    tensors = {"assignments": assignments, "seeds": seeds, "limits": limits, "gains": gains, "done": done}
+    for name, tensor in tensors.items():
+        check_float(name, tensor, (torch.float64 if name == "gains" else torch.int64,))
         check_shape(name, tensor, walks, *((n,) if name == "assignments" else ()))
         if not tensor.is_contiguous():
             raise ValueError(f"{name} must be contiguous, had strides {tensor.stride()}")
-    if not 0 <= iterations < 2**30:
-        raise ValueError(f"iterations must be from 0 to 2**30 - 1, was {iterations}")
 
 
 def _quadratic_walks(flow, *rest):
@@ -550,7 +548,7 @@ def _quadratic_walks(flow, *rest):
 
 _register(
     "quadratic_walks(Tensor flow, Tensor distance, Tensor? linear, Tensor(a!) assignments, Tensor seeds,"
-    " Tensor(b!) gains, Tensor(c!) done, Tensor(d!)? memory, int iterations, bool tabu, bool symmetric, float least,"
+    " Tensor limits, Tensor(b!) gains, Tensor(c!) done, Tensor(d!)? memory, bool tabu, bool symmetric, float least,"
     " float seconds) -> ()",
     _quadratic_walks,
     lambda *arguments: _quadratic_check(*arguments),

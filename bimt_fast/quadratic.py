@@ -20,6 +20,10 @@ Matrix = Tensor | np.ndarray
 STRATEGIES = ("greedy", "matching", "tabu")
 _SLICE = 0.05  # seconds between two looks at Ctrl-C
 _CREW = 8  # walks of one start that run side by side
+_SHORTEST = 20  # times n: iterations of a walk while the population makes progress
+_LENGTHEN = 4  # rounds without progress, after which walks get twice as long
+_PATIENCE = 20  # and after so many the population is given up
+_FAR = 2**30  # iterations that no walk comes to
 _LARGEST = 2**31 - 1  # what the walks may count to in int32
 
 
@@ -171,12 +175,14 @@ def search(
     begin = torch.stack([torch.from_numpy(random.permutation(problem.n)) for random in randoms])
     if assignment is not None:
         begin[0] = assignment
+    if problem.n < 2:
+        return begin[0], 0
     if strategy == "tabu":
         return _tabu(problem, begin, assignment is not None, randoms, max_iterations, deadline)
     if strategy == "greedy":
         return _greedy(problem, begin, max_iterations, deadline)
     walks = Walks(problem, begin, randoms)
-    walks.run(min(max_iterations or 2**30 - 1, 2**30 - 1) if max_iterations != 0 else 0, False, deadline)
+    walks.run([_FAR if max_iterations is None else min(max_iterations, _FAR)] * starts, False, deadline)
     return walks.best(), walks.iterations
 
 
@@ -190,14 +196,14 @@ class Walks:
         self.seeds = torch.tensor([int(r.integers(2**62)) for r in randoms], dtype=torch.int64)
         self.iterations = 0
 
-    def run(self, iterations: int, tabu: bool, deadline: float) -> None:
-        """Afterwards `found` and `costs` are those of the best that each walk came across."""
+    def run(self, limits: list[int], tabu: bool, deadline: float) -> None:
+        """At most so many iterations each; afterwards `found` and `costs` are the best of each walk."""
         problem, count = self.problem, len(self.found)
         backend = kernels(torch.device("cpu"))
         memory = backend.quadratic_memory(problem.n, problem.walked[0].dtype, min(count, torch.get_num_threads()))
         gains, done = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.int64)
-        results = (self.found, self.seeds, gains, done, memory)
-        settings = (iterations, tabu, problem.symmetric, problem.least)
+        results = (self.found, self.seeds, torch.tensor(limits), gains, done, memory)
+        settings = (tabu, problem.symmetric, problem.least)
         while not backend.quadratic_ended(memory, count) and (left := deadline - time.monotonic()) > 0:
             torch.ops.bimt_fast.quadratic_walks(*problem.walked, *results, *settings, min(left, _SLICE))
         self.costs -= gains.numpy()
@@ -276,37 +282,45 @@ def _tabu(
     deadline: float,
 ) -> tuple[Tensor, int]:
     """Every start keeps a population; in each round all its members walk, side by side."""
-    crews = [_Crew(problem, a, given and k == 0, r) for k, (a, r) in enumerate(zip(begin, randoms, strict=True))]
-    left = float("inf") if max_iterations is None else max_iterations
+    limit = float("inf") if max_iterations is None else max_iterations
+    crews = [_Crew(a, given and k == 0, limit, r) for k, (a, r) in enumerate(zip(begin, randoms, strict=True))]
     iterations, best, best_cost = 0, begin[0], problem.cost(begin[0])
-    while left > 0 and time.monotonic() < deadline:
-        count = int(min(_CREW, left))
-        each = int(min(_walk_length(problem.n), left // count))
-        offspring = torch.cat([crew.offspring(count) for crew in crews])
-        walks = Walks(problem, offspring, [crew.random for crew in crews for _ in range(count)])
-        walks.run(each, True, deadline)
+    while (crews := [crew for crew in crews if crew.left]) and time.monotonic() < deadline:
+        limits = [crew.plan() for crew in crews]
+        offspring = torch.cat([crew.offspring(len(mine)) for crew, mine in zip(crews, limits, strict=True)])
+        walks = Walks(problem, offspring, [crew.random for crew, mine in zip(crews, limits, strict=True) for _ in mine])
+        walks.run([steps for mine in limits for steps in mine], True, deadline)
         iterations += walks.iterations
-        left -= count * each
-        for k, crew in enumerate(crews):
-            mine = slice(k * count, (k + 1) * count)
-            crew.learn(walks.found[mine], walks.costs[mine])
+        done = 0
+        for crew, mine in zip(crews, limits, strict=True):
+            crew.learn(walks.found[done : done + len(mine)], walks.costs[done : done + len(mine)])
+            done += len(mine)
         if walks.costs.min() < best_cost:
             best, best_cost = walks.best(), walks.costs.min()
     return best, iterations
 
 
-def _walk_length(n: int) -> int:
-    return 4000 + 100 * n
-
-
 class _Crew:
-    """The population of one start."""
+    """The population of one start: assignments that walk side by side and learn from each other.
 
-    def __init__(self, problem: Problem, begin: Tensor, given: bool, random: np.random.Generator) -> None:
-        self.n, self.random = problem.n, random
+    A memetic search (Benlic and Hao 2015, "Memetic search for the quadratic assignment problem"): every member walks
+    from what it has in common with another one. While that brings nothing new the walks get longer, and in the end the
+    population is given up for a new one.
+    """
+
+    def __init__(self, begin: Tensor, given: bool, limit: float, random: np.random.Generator) -> None:
+        self.n, self.left, self.random = len(begin), limit, random
         self.begin = [begin.numpy()] * (_CREW if given else 1)
         self.found: list[np.ndarray] = []
         self.costs: list[float] = []
+        self.idle = 0  # rounds without a new best
+
+    def plan(self) -> list[int]:
+        """Iterations of each walk of this round."""
+        count = int(min(_CREW, self.left))
+        each = int(min(_SHORTEST * self.n << self.idle // _LENGTHEN, self.left // count))
+        self.left -= count * each
+        return [each] * count
 
     def offspring(self, count: int) -> Tensor:
         if len(self.found) < _CREW:
@@ -320,17 +334,25 @@ class _Crew:
         other = int(self.random.integers(_CREW - 1))
         a, b = self.found[k], self.found[other + (other >= k)]
         child = np.where(self.random.random(self.n) < 0.5, a, b)
-        first = np.zeros(self.n, dtype=bool)
+        if (a != b).sum() <= self.n // 10:
+            child = a.copy()
+            some = self.random.choice(self.n, min(self.n, self.n // 4 + 2), replace=False)
+            child[some] = child[self.random.permutation(some)]
+            return child
         order = self.random.permutation(self.n)
-        first[order[np.unique(child[order], return_index=True)[1]]] = True
-        lacking = np.setdiff1d(np.arange(self.n), child, assume_unique=False)
-        child[~first] = self.random.permutation(lacking)
+        keeps = np.zeros(self.n, dtype=bool)
+        keeps[order[np.unique(child[order], return_index=True)[1]]] = True
+        child[~keeps] = self.random.permutation(np.setdiff1d(np.arange(self.n), child))
         return child
 
     def learn(self, found: Tensor, costs: np.ndarray) -> None:
+        before = min(self.costs, default=float("inf"))
         for k, (assignment, cost) in enumerate(zip(found.numpy().copy(), costs.tolist(), strict=True)):
             if len(self.found) < _CREW:
                 self.found.append(assignment)
                 self.costs.append(cost)
             elif cost <= self.costs[k]:
                 self.found[k], self.costs[k] = assignment, cost
+        self.idle = 0 if min(self.costs) < before else self.idle + 1
+        if self.idle >= _PATIENCE:
+            self.begin, self.found, self.costs, self.idle = [], [], [], 0

@@ -298,10 +298,10 @@ def quadratic_walks(
     linear: Tensor | None,  # (n, n)
     assignments: Tensor,  # (walks, n) int64
     seeds: Tensor,  # (walks,) int64
+    limits: Tensor,  # (walks,) int64
     gains: Tensor,  # (walks,) float64
     done: Tensor,  # (walks,) int64
     memory: Tensor | None,
-    iterations: int,
     tabu: bool,
     symmetric: bool,
     least: float,
@@ -313,14 +313,13 @@ def quadratic_walks(
     others = (distance.contiguous(), None if linear is None else linear.contiguous())
     if memory is None:
         memory = quadratic_memory(n, dtype, max(1, min(_threads(), len(assignments))))
-    results = (assignments, seeds, gains, done, memory)
+    results = (assignments, seeds, limits, gains, done, memory)
     _cpu.quadratic_walks(
         dtype == torch.int32,
         n,
         tuple(_address(x) for x in (padded[0], padded[-1], *others, *results)),
         symmetric,
         len(assignments),
-        iterations,
         tabu,
         least,
         int(memory[1]),

@@ -284,10 +284,10 @@ def quadratic_walks(
     linear: Tensor | None,  # (n, n), by neuron and slot
     assignments: Tensor,  # (walks, n) int64: where each walk starts, and then the best that it found
     seeds: Tensor,  # (walks,) int64
+    limits: Tensor,  # (walks,) int64: iterations, at most
     gains: Tensor,  # (walks,) float64: the total at the start less the best
     done: Tensor,  # (walks,) int64: iterations
     memory: Tensor | None,  # of quadratic_memory; None: all walks in one call
-    iterations: int,
     tabu: bool,
     symmetric: bool,
     least: float,
@@ -309,7 +309,7 @@ def quadratic_walks(
         walk = memory[0].item()
         memory[0] += 1
         state = _Walk(flows, distances, costs, assignments[walk].numpy(), seeds[walk].item(), symmetric)
-        gain, count = state.run(iterations, tabu, least, assignments[walk].numpy())
+        gain, count = state.run(limits[walk].item(), tabu, least, assignments[walk].numpy())
         gains[walk], done[walk] = gain, count
         if time.monotonic() >= deadline:
             return

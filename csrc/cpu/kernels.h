@@ -220,7 +220,7 @@ struct QuadraticArgs {
   const uint64_t* seeds;  // (walks,)
   double* gains;          // (walks,): total at the start less the best
   int64_t* done;          // (walks,): iterations
-  int64_t iterations;     // of a walk, at most
+  const int64_t* limits;  // (walks,): iterations, at most
   bool tabu;              // else it ends where no swap improves
   double least;           // what an improvement must exceed, against rounding
   // The first walk that nobody has taken up, and kQuadraticHeader bytes on, slots * quadratic_memory(n, sizeof(T))

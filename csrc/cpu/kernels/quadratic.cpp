@@ -81,12 +81,13 @@ class Walk {
 
   // True when the walk has ended, false when the time has come first.
   bool run(double deadline) {
-    const int64_t limit = args_.iterations;
-    for (; state_->rows_done < n_; state_->rows_done += 2) {
-      if (state_->rows_done % kClockInterval == 0 && seconds_now() >= deadline) return false;
+    const int64_t limit = args_.limits[state_->walk];
+    for (int64_t count = 1; state_->rows_done < n_; ++count) {
       const int64_t u = state_->rows_done, v = u + 1 < n_ ? u + 1 : u;
       placement_rows(u, v, delta_ + u * stride_, delta_ + v * stride_);
-      if (u + 2 >= n_) deltas_from_placement();
+      state_->rows_done = v + 1;
+      if (v + 1 == n_) deltas_from_placement();
+      if (count % kClockInterval == 0 && seconds_now() >= deadline) return false;
     }
     for (int64_t count = 1; state_->iteration < limit; ++count) {
       const uint64_t random = next_random(&state_->random);
