@@ -309,7 +309,7 @@ def quadratic_walks(
 ) -> None:
     n, dtype = flow.shape[0], flow.dtype
     padding = (0, _cpu.quadratic_stride(n) - n)
-    padded = [torch.nn.functional.pad(x, padding) for x in ((flow,) if symmetric else (flow, flow.T))]
+    padded = [torch.nn.functional.pad(x, padding).contiguous() for x in ((flow,) if symmetric else (flow, flow.T))]
     others = (distance.contiguous(), None if linear is None else linear.contiguous())
     if memory is None:
         memory = quadratic_memory(n, dtype, max(1, min(_threads(), len(assignments))))
