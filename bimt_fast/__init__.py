@@ -3,6 +3,7 @@
 from . import geometry, nn, optim, plot
 from .backends import backend
 from .functional import add_grad_, best_swaps, connection_cost, placement_cost, swap_deltas
+from .quadratic import quadratic_assignment
 from .wiring import Wiring
 
 __version__ = "0.1.0"
@@ -17,5 +18,6 @@ __all__ = [
     "optim",
     "placement_cost",
     "plot",
+    "quadratic_assignment",
     "swap_deltas",
 ]

@@ -572,6 +572,40 @@ _register(
 )
 
 
+# quadratic_walks: not differentiable
+
+
+def _quadratic_check(flow, distance, linear, assignments, seeds, limits, gains, done, memory, *settings):
+    check_float("flow", flow, (torch.int32, torch.float64))
+    n = flow.shape[0] if flow.dim() else 0
+    for name, matrix in (("flow", flow), ("distance", distance), ("linear", linear)):
+        if matrix is not None:
+            check_shape(name, matrix, n, n)
+            check_like(name, matrix, "flow", flow)
+    check_shape("assignments", assignments, None, n)
+    walks = assignments.shape[0]
+    tensors = {"assignments": assignments, "seeds": seeds, "limits": limits, "gains": gains, "done": done}
+    for name, tensor in tensors.items():
+        check_float(name, tensor, (torch.float64 if name == "gains" else torch.int64,))
+        check_shape(name, tensor, walks, *((n,) if name == "assignments" else ()))
+        if not tensor.is_contiguous():
+            raise ValueError(f"{name} must be contiguous, had strides {tensor.stride()}")
+
+
+def _quadratic_walks(flow, *rest):
+    _quadratic_check(flow, *rest)
+    kernels(flow.device).quadratic_walks(flow, *rest)
+
+
+_register(
+    "quadratic_walks(Tensor flow, Tensor distance, Tensor? linear, Tensor(a!) assignments, Tensor seeds,"
+    " Tensor limits, Tensor(b!) gains, Tensor(c!) done, Tensor(d!)? memory, bool tabu, bool symmetric, float least,"
+    " float seconds) -> ()",
+    _quadratic_walks,
+    lambda *arguments: _quadratic_check(*arguments),
+)
+
+
 # The gradients are exact first derivatives and not differentiable again: say so instead of returning zeros.
 
 

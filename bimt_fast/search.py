@@ -4,12 +4,17 @@ C[i, p] is what neuron i costs in slot p (functional.placement_cost) and does no
 one matrix serves a whole search. An assignment is an int64 tensor (n,): assignment[i] is the slot of neuron i.
 """
 
+import time
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from .backends import kernels
 from .functional import best_swaps
+from .quadratic import Problem
+from .quadratic import search as search_quadratic
 
 
 def assigned_cost(cost: Tensor, assignment: Tensor) -> float:
@@ -137,6 +142,104 @@ def _disjoint_pairs(delta: Tensor, partner: Tensor, least: float) -> tuple[list[
             first.append(r)
             second.append(s)
     return first, second
+
+
+def quadratic(
+    linear: Tensor,
+    flow: Tensor,
+    distance: Tensor,
+    assignment: Tensor,
+    strategy: str,
+    *,
+    placement: Callable[[Tensor], Tensor] | None = None,
+    starts: int = 1,
+    max_iterations: int | None = None,
+    time_limit: float | None = None,
+    seed: int = 0,
+) -> tuple[Tensor, int]:
+    """A cheaper assignment of a recurrent group: sum linear[i, a[i]] + sum flow[i, j] * distance[a[i], a[j]].
+
+    "matching" takes disjoint swaps together and ends where no single one improves by more than rounding; every round
+    is O(n^2) beside the placement cost. "tabu" searches on from the assignment, in O(n^2) memory.
+
+    Args:
+        linear: (n, n) placement cost of all connections but the recurrent ones.
+        flow: (n, n) = coefficient * |W| of the recurrent weight, by neuron.
+        distance: (n, n) distances between the slots.
+        assignment: (n,) int64 at the start.
+        strategy: "matching" or "tabu".
+        placement: gives the placement cost (n, n) of all connections at an assignment, the recurrent ones included on
+            both of their axes, where that is cheaper than the products of flow and distance. For matching only.
+        starts, max_iterations, time_limit, seed: of tabu, as in quadratic_assignment; other starts are random.
+
+    Returns:
+        The new assignment, which is not dearer, and the number of swaps (tabu: of iterations).
+
+    Raises:
+        ValueError: strategy is neither.
+    """
+    if strategy == "matching":
+        return _quadratic_matching(linear, flow, distance, assignment, placement)
+    if strategy != "tabu":
+        raise ValueError(f"strategy must be matching or tabu, was {strategy!r}")
+    if max_iterations is None and time_limit is None:
+        max_iterations = 1000 * len(assignment)
+    deadline = time.monotonic() + (float("inf") if time_limit is None else time_limit)
+    problem = Problem(*(x.detach().double().cpu() for x in (flow, distance, linear)))
+    start = assignment.cpu()
+    found, iterations = search_quadratic(problem, "tabu", start, starts, max_iterations, deadline, seed)
+    return (found if problem.cost(found) < problem.cost(start) else start).to(assignment.device), iterations
+
+
+def _quadratic_matching(
+    linear: Tensor,
+    flow: Tensor,
+    distance: Tensor,
+    assignment: Tensor,
+    placement: Callable[[Tensor], Tensor] | None,
+) -> tuple[Tensor, int]:
+    """Disjoint swaps are not independent here: the best half of them is tried alone until the total falls."""
+    cost = placement(assignment) if placement else _placement(linear, flow, distance, assignment)
+    total, swaps = _total(linear, cost, assignment), 0
+    while True:
+        least = resolution(cost)
+        pairs = _disjoint_pairs(*best_swaps(cost, assignment, flow=flow, distance=distance), least)
+        count = len(pairs[0])
+        while count:
+            new = _swapped(assignment, pairs, count)
+            new_cost = placement(new) if placement else _moved(cost, flow, distance, assignment, new)
+            new_total = _total(linear, new_cost, new)
+            if new_total < total - least:
+                break
+            count //= 2
+        if not count:
+            return assignment, swaps
+        assignment, cost, total, swaps = new, new_cost, new_total, swaps + count
+
+
+def _swapped(assignment: Tensor, pairs: tuple[list[int], list[int]], count: int) -> Tensor:
+    first, second = (side[:count] for side in pairs)
+    both = torch.tensor(first + second, device=assignment.device)
+    other = torch.tensor(second + first, device=assignment.device)
+    new = assignment.clone()
+    new[both] = assignment[other]
+    return new
+
+
+def _placement(linear: Tensor, flow: Tensor, distance: Tensor, assignment: Tensor) -> Tensor:
+    return linear + flow @ distance[:, assignment].T + flow.T @ distance[assignment]
+
+
+def _moved(cost: Tensor, flow: Tensor, distance: Tensor, old: Tensor, new: Tensor) -> Tensor:
+    """The placement cost after some neurons have moved: a change of low rank."""
+    who = (old != new).nonzero()[:, 0]
+    change = torch.addmm(cost, flow[:, who], (distance[:, new[who]] - distance[:, old[who]]).T)
+    return change.addmm_(flow[who].T, distance[new[who]] - distance[old[who]])
+
+
+def _total(linear: Tensor, cost: Tensor, assignment: Tensor) -> float:
+    """Every recurrent connection is in the placement cost twice, once for each of its ends."""
+    return (assigned_cost(linear, assignment) + assigned_cost(cost, assignment)) / 2
 
 
 def linear_assignment(cost: Tensor) -> Tensor:

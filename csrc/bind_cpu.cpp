@@ -414,6 +414,42 @@ void bind_placement_swaps(int dtype, const py::tuple& slots, const py::list& des
   });
 }
 
+// Calls f with a zero of the dtype in which a quadratic search counts.
+template <class F>
+void with_exactness(bool integers, F f) {
+  integers ? f(int32_t()) : f(double());
+}
+
+// addresses: flow, its transpose, distance, linear, assignments, seeds, limits, gains, iterations done, memory.
+void bind_quadratic_walks(bool integers, int64_t n, const py::tuple& addresses, bool symmetric, int64_t walks,
+                          bool tabu, double least, int64_t slots, double seconds, int threads) {
+  with_exactness(integers, [&](auto zero) {
+    using T = decltype(zero);
+    Fields fields(addresses);
+    QuadraticArgs<T> args = {};
+    args.n = n;
+    args.flow = fields.address<const T>();
+    args.flow_t = fields.address<const T>();
+    args.distance = fields.address<const T>();
+    args.linear = fields.address<const T>();
+    args.assignments = fields.address<int64_t>();
+    args.seeds = fields.address<const uint64_t>();
+    args.limits = fields.address<const int64_t>();
+    args.gains = fields.address<double>();
+    args.done = fields.address<int64_t>();
+    args.memory = fields.address<char>();
+    args.symmetric = symmetric;
+    args.walks = walks;
+    args.tabu = tabu;
+    args.least = least;
+    args.slots = slots;
+    args.seconds = seconds;
+    args.threads = threads;
+    const py::gil_scoped_release release;
+    with_instruction_set([&](auto isa) { return quadratic_walks<decltype(isa)>(args); });
+  });
+}
+
 std::vector<std::string> instruction_set_names() {
   std::vector<std::string> names;
   for (InstructionSet set : supported_instruction_sets()) names.push_back(name(set));
@@ -448,4 +484,7 @@ PYBIND11_MODULE(_cpu, module) {
   module.def("best_swaps", &bind_best_swaps);
   module.def("greedy_swaps", &bind_greedy_swaps);
   module.def("placement_swaps", &bind_placement_swaps);
+  module.def("quadratic_walks", &bind_quadratic_walks);
+  module.def("quadratic_stride", &quadratic_stride);
+  module.def("quadratic_memory", &quadratic_memory);
 }

@@ -19,7 +19,7 @@ NARROW_DTYPES = (torch.bfloat16, torch.float16)  # of weights and their gradient
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2**-8 + 4e-6, torch.float16: 2**-11 + 4e-6}
 METRICS = (*bf.geometry.METRICS, "table")
 TABLE_ROWS = 40
-METRIC_FREE = ("swap_deltas", "swap_deltas_backward", "best_swaps")
+METRIC_FREE = ("swap_deltas", "swap_deltas_backward", "best_swaps", "quadratic_walks")
 
 Sample = tuple[str, tuple]
 
@@ -241,6 +241,34 @@ def placement_swaps(dtype: torch.dtype, metric: str, n: int, smooth=False) -> It
             yield f"{name}-{top_k}", (*arguments[:-1], top_k, arguments[-1])
 
 
+def quadratic_walks(dtype: torch.dtype, metric: str, n: int, smooth=False) -> Iterator[Sample]:
+    """Three walks each, on integers, so that every backend goes the same way; in int32 for the dtype float32."""
+    kept = torch.int32 if dtype == torch.float32 else torch.float64
+    off_diagonal = 1 - torch.eye(n, dtype=torch.float64)
+
+    def whole(seed):
+        return (20 * flow_matrix(n, seed)).round() * off_diagonal
+
+    for symmetric, sparse, tabu in (
+        (True, False, True),
+        (False, True, True),
+        (True, True, False),
+        (False, False, False),
+    ):
+        flow, distance, linear = (whole((k, symmetric)) for k in ("flow", "distance", "linear"))
+        if symmetric:
+            flow, distance = flow + flow.T, distance + distance.T
+        if sparse:
+            flow = flow * (flow > 40)
+        matrices = [None if x is None else x.to(kept) for x in (flow, distance, 9 * linear if sparse else None)]
+        starts = torch.stack([permutation(n, k) for k in range(3)])
+        seeds = torch.arange(5, 8) * 2**59
+        limits, gains = torch.tensor([40, 0, 55]), torch.zeros(3, dtype=torch.float64)
+        results = (starts, seeds, limits, gains, torch.zeros_like(limits), None)
+        name = f"{n}-{'symmetric' if symmetric else 'general'}-{'tabu' if tabu else 'descent'}"
+        yield name, (*matrices, *results, tabu, symmetric, 0.0, float("inf"))
+
+
 SAMPLES: dict[str, Callable[..., Iterator[Sample]]] = {
     "connection_cost": connection_cost,
     "connection_cost_backward": connection_cost_backward,
@@ -252,6 +280,7 @@ SAMPLES: dict[str, Callable[..., Iterator[Sample]]] = {
     "swap_deltas_backward": swap_deltas_backward,
     "best_swaps": swap_deltas,
     "placement_swaps": placement_swaps,
+    "quadratic_walks": quadratic_walks,
 }
 
 
@@ -282,15 +311,20 @@ def fresh(arguments: tuple, dtype: torch.dtype | None = None) -> tuple:
     return mapped(arguments, copy)
 
 
-CHANGED = {"add_grad": (1,), "adamw": (0, 2, 3, 4)}  # the arguments that an op changes in place
+CHANGED = {  # the arguments that an op changes in place
+    "add_grad": (1,),
+    "adamw": (0, 2, 3, 4),
+    "quadratic_walks": (3, 6, 7),
+}
 
 
 def call(op: str, arguments: tuple) -> list[Tensor]:
     """Runs an op on copies of the arguments; the tensors it returned or changed, in a list."""
     arguments = fresh(arguments)
     result = getattr(torch.ops.bimt_fast, op)(*arguments)
-    results = [result] if isinstance(result, Tensor) else list(result)
-    return results + [tensor for k in CHANGED.get(op, ()) for tensor in arguments[k]]
+    results = [result] if isinstance(result, Tensor) else list(result or ())
+    changed = [arguments[k] for k in CHANGED.get(op, ())]
+    return results + [x for part in changed for x in ([part] if isinstance(part, Tensor) else part)]
 
 
 def mlp(*shape: int, seed: object = 0, dtype: torch.dtype = torch.float64, **settings) -> bf.nn.BioMLP:

@@ -72,7 +72,7 @@ def check_close(name, op, arguments, results, expected):
 
 def cases():
     """Op, metric and dtype; costs of swaps know no metric and no 16-bit dtype."""
-    for op in sorted(set(inputs.SAMPLES) - {"best_swaps", "placement_swaps"}):
+    for op in sorted(set(inputs.SAMPLES) - {"best_swaps", "placement_swaps", "quadratic_walks"}):
         if op in inputs.METRIC_FREE:
             yield from ((op, "l1", dtype) for dtype in inputs.DTYPES)
         else:
@@ -108,6 +108,15 @@ def test_best_swaps(dtype, n, backend):
         allowed = inputs.TOLERANCE[dtype] * magnitude("best_swaps", arguments, deltas)
         assert largest([deltas[rows, partner] - best]) <= allowed, f"{name}: a partner is not the best one"
         assert (delta <= 0).all() and torch.equal(delta == 0, partner == rows), name
+
+
+@pytest.mark.parametrize("n", (0, 1, 2, 15, 16, 17, 33, 65, 97))
+@pytest.mark.parametrize("dtype", inputs.DTYPES, ids=("float64", "int32"))
+def test_quadratic_walks(dtype, n, backend):
+    for name, arguments in inputs.SAMPLES["quadratic_walks"](dtype, "l1", n):
+        results = inputs.call("quadratic_walks", arguments)
+        for got, want in zip(results, expected_results("quadratic_walks", arguments), strict=True):
+            assert torch.equal(got, want), name
 
 
 @pytest.mark.parametrize("metric", inputs.METRICS)

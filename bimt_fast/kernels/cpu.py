@@ -31,6 +31,9 @@ __all__ = [
     "placement_cost",
     "placement_cost_backward",
     "placement_swaps",
+    "quadratic_ended",
+    "quadratic_memory",
+    "quadratic_walks",
     "swap_deltas",
     "swap_deltas_backward",
     "total_cost",
@@ -44,6 +47,7 @@ _LARGE = 8 << 20
 _MEMORY_PART = 16
 _LITTLE_MEMORY = 2 << 20
 _ABSENT = (0, 0, 0, 1, 1)
+_HEADER = 8  # words of the memory of quadratic_walks in front of that of the walks
 
 
 def can_run(device: torch.device) -> tuple[bool, str]:
@@ -393,6 +397,56 @@ def placement_swaps(
         _threads(),
     )
     return first, second
+
+
+def quadratic_memory(n: int, dtype: torch.dtype, slots: int) -> Tensor:
+    words = _cpu.quadratic_memory(n, dtype.itemsize) // 8
+    memory = torch.empty(_HEADER + slots * words, dtype=torch.int64)
+    memory[:2] = torch.tensor([0, slots])
+    memory[_HEADER::words] = -1
+    return memory
+
+
+def quadratic_ended(memory: Tensor, walks: int) -> bool:
+    taken, slots = memory[:2].tolist()
+    under_way = memory[_HEADER :: (len(memory) - _HEADER) // slots] >= 0
+    return taken >= walks and not under_way.any()
+
+
+def quadratic_walks(
+    flow: Tensor,  # (n, n) int32 or float64
+    distance: Tensor,  # (n, n)
+    linear: Tensor | None,  # (n, n)
+    assignments: Tensor,  # (walks, n) int64
+    seeds: Tensor,  # (walks,) int64
+    limits: Tensor,  # (walks,) int64
+    gains: Tensor,  # (walks,) float64
+    done: Tensor,  # (walks,) int64
+    memory: Tensor | None,
+    tabu: bool,
+    symmetric: bool,
+    least: float,
+    seconds: float,
+) -> None:
+    n, dtype = flow.shape[0], flow.dtype
+    padding = (0, _cpu.quadratic_stride(n) - n)
+    padded = [torch.nn.functional.pad(x, padding).contiguous() for x in ((flow,) if symmetric else (flow, flow.T))]
+    others = (distance.contiguous(), None if linear is None else linear.contiguous())
+    if memory is None:
+        memory = quadratic_memory(n, dtype, max(1, min(_threads(), len(assignments))))
+    results = (assignments, seeds, limits, gains, done, memory)
+    _cpu.quadratic_walks(
+        dtype == torch.int32,
+        n,
+        tuple(_address(x) for x in (padded[0], padded[-1], *others, *results)),
+        symmetric,
+        len(assignments),
+        tabu,
+        least,
+        int(memory[1]),
+        seconds,
+        _threads(),
+    )
 
 
 def _parts(weights: list[Tensor], peers: list[Tensor], incoming: int, coefficients: list[float]) -> list[tuple]:

@@ -6,6 +6,9 @@ Formulas: Liu, Gan, Tegmark 2023 (arXiv 2305.08746), section 2; swap deltas in t
 assignment problem.
 """
 
+import time
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -306,6 +309,123 @@ def placement_swaps(
     order = delta.argsort(stable=True)[:top_k]
     improves = delta[order] < 0
     return torch.where(improves, delta[order], 0), torch.where(improves[:, None], pairs[order], 0)
+
+
+def quadratic_memory(n: int, dtype: torch.dtype, slots: int) -> Tensor:
+    """What quadratic_walks keeps from one call to the next: first, how many walks were taken up."""
+    return torch.zeros(1, dtype=torch.int64)
+
+
+def quadratic_ended(memory: Tensor, walks: int) -> bool:
+    """Whether none of the walks goes on in another call."""
+    return memory[0].item() >= walks
+
+
+def quadratic_walks(
+    flow: Tensor,  # (n, n) int32 or float64, its diagonal 0, as that of distance
+    distance: Tensor,  # (n, n)
+    linear: Tensor | None,  # (n, n), by neuron and slot
+    assignments: Tensor,  # (walks, n) int64: where each walk starts, and then the best that it found
+    seeds: Tensor,  # (walks,) int64
+    limits: Tensor,  # (walks,) int64: iterations, at most
+    gains: Tensor,  # (walks,) float64: the total at the start less the best
+    done: Tensor,  # (walks,) int64: iterations
+    memory: Tensor | None,  # of quadratic_memory; None: all walks in one call
+    tabu: bool,
+    symmetric: bool,
+    least: float,
+    seconds: float,
+) -> None:
+    """Walks from swap to swap that lower sum linear[i, a[i]] + sum of flow[i, j] * distance[a[i], a[j]].
+
+    The second sum is over pairs i < j where symmetric, else over all i != j. A walk takes the best of all swaps in
+    every iteration. It ends where none improves by more than `least`; or with tabu (Taillard 1991, "Robust taboo search
+    for the quadratic assignment problem") it goes on to the end of its iterations: two neurons may not both return to
+    slots that they left a short, random time ago, unless to a new best. No walk is begun after `seconds`; what is left
+    is for another call. Integers are exact.
+    """
+    deadline = time.monotonic() + seconds
+    flows, distances = (x.numpy().astype(np.float64) for x in (flow, distance))
+    costs = np.zeros_like(flows) if linear is None else linear.numpy().astype(np.float64)
+    memory = memory if memory is not None else quadratic_memory(0, flow.dtype, 1)
+    while memory[0] < len(assignments):
+        walk = memory[0].item()
+        memory[0] += 1
+        state = _Walk(flows, distances, costs, assignments[walk].numpy(), seeds[walk].item(), symmetric)
+        gain, count = state.run(limits[walk].item(), tabu, least, assignments[walk].numpy())
+        gains[walk], done[walk] = gain, count
+        if time.monotonic() >= deadline:
+            return
+
+
+class _Walk:
+    def __init__(self, flow, distance, linear, assignment, seed, symmetric):
+        self.flow, self.symmetric, self.random = flow, symmetric, seed
+        self.slot = assignment.copy()
+        self.placed = distance[np.ix_(self.slot, self.slot)]
+        # placement[i, j]: what neuron i would cost in the place of neuron j, all others where they are.
+        self.placement = linear[:, self.slot] + flow @ self.placed.T
+        if not symmetric:
+            self.placement += flow.T @ self.placed
+        self.until = np.zeros(flow.shape, dtype=np.int64)  # by neuron and slot: tabu up to which iteration
+
+    def run(self, iterations: int, tabu: bool, least: float, best_assignment: np.ndarray) -> tuple[float, int]:
+        n = len(self.slot)
+        rows, upper = np.arange(n), np.triu(np.ones((n, n), dtype=bool), 1)
+        current = best = 0.0
+        for iteration in range(iterations):
+            random = self._next_random()
+            order = np.roll(rows, -((random & 0xFFFF) * n >> 16))  # of rows, for ties
+            delta = np.where(upper, self._deltas(), np.inf)[order]
+            u, v = np.unravel_index(delta.argmin(), delta.shape) if n else (0, 0)
+            if tabu and n and not current + delta[u, v] < best - least:
+                until = self.until[:, self.slot]
+                free = np.minimum(until, until.T)[order] <= iteration
+                delta = np.where(free, delta, np.inf)
+                u, v = np.unravel_index(delta.argmin(), delta.shape)
+            change = delta[u, v] if n else np.inf
+            if not tabu and not change < -least:
+                return -best, iteration
+            if change < np.inf:
+                u = order[u]
+                self._swap(u, v)
+                self.until[u, self.slot[v]] = iteration + self._tenure(random >> 16 & 0xFFFFFF)
+                self.until[v, self.slot[u]] = iteration + self._tenure(random >> 40)
+                current += change
+                if current < best - least:
+                    best = current
+                    best_assignment[:] = self.slot
+        return -best, iterations
+
+    def _deltas(self) -> np.ndarray:
+        own = self.placement.diagonal()
+        flow, distance = self.flow + self.flow.T, self.placed + self.placed.T
+        pair = flow * distance / (2 if self.symmetric else 1)
+        return self.placement + self.placement.T - (own[:, None] + own) + pair
+
+    def _swap(self, u: int, v: int) -> None:
+        change = np.outer(self.flow[u] - self.flow[v], self.placed[v] - self.placed[u])
+        if not self.symmetric:
+            change += np.outer(self.flow[:, u] - self.flow[:, v], self.placed[:, v] - self.placed[:, u])
+        self.placement += change
+        both, other = [u, v], [v, u]
+        self.placement[:, both] = self.placement[:, other]
+        self.placed[both] = self.placed[other]
+        self.placed[:, both] = self.placed[:, other]
+        self.slot[both] = self.slot[other]
+
+    def _tenure(self, random: int) -> int:
+        """From 2 on, mostly short: n on average, and up to 4 n."""
+        part = random * 2.0**-24
+        return 2 + int(part * part * part * (4 * len(self.slot)))
+
+    def _next_random(self) -> int:
+        """SplitMix64 (Steele, Lea and Flood 2014)."""
+        self.random = (self.random + 0x9E3779B97F4A7C15) % 2**64
+        z = self.random
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+        return z ^ z >> 31
 
 
 def _swap_form(x: Tensor) -> Tensor:

@@ -239,4 +239,42 @@ struct PlacementSwapArgs {
 template <class Isa, class T>
 Status placement_swaps(const PlacementSwapArgs<T>& args, T* delta, int64_t* partner, T* top_delta, int64_t* top_pairs);
 
+// minimise sum linear[i, a[i]] + sum over pairs i < j of flow[i, j] * distance[a[i], a[j]], and without symmetry also
+// of flow[j, i] * distance[a[j], a[i]]. Rows of flow have quadratic_stride(n) entries, the rest are contiguous; the
+// diagonals of flow and distance are 0.
+template <class T>
+struct QuadraticArgs {
+  int64_t n;
+  const T *flow, *flow_t;  // and transposed, where not symmetric
+  const T* distance;
+  const T* linear;  // or null
+  bool symmetric;
+  int64_t walks;
+  int64_t* assignments;   // (walks, n): where each starts, and then the best that it found
+  const uint64_t* seeds;  // (walks,)
+  double* gains;          // (walks,): total at the start less the best
+  int64_t* done;          // (walks,): iterations
+  const int64_t* limits;  // (walks,): iterations, at most
+  bool tabu;              // else it ends where no swap improves
+  double least;           // what an improvement must exceed, against rounding
+  // The first walk that nobody has taken up, and kQuadraticHeader bytes on, slots * quadratic_memory(n, sizeof(T))
+  // bytes of walks under way; each slot begins with the number of its walk, -1 where there is none.
+  char* memory;
+  int64_t slots;
+  double seconds;  // after which walks under way are left for another call
+  int threads;
+};
+
+constexpr int64_t kQuadraticHeader = 64;
+
+constexpr int64_t quadratic_stride(int64_t n) { return (n + 15) / 16 * 16; }
+
+constexpr int64_t quadratic_memory(int64_t n, int64_t size) {
+  const int64_t square = n * quadratic_stride(n);
+  return kQuadraticHeader + 4 * square * size + 4 * square + 16 * (quadratic_stride(n) + 32) * size;
+}
+
+template <class Isa, class T>
+void quadratic_walks(const QuadraticArgs<T>& args);
+
 }  // namespace bimt

@@ -1,5 +1,6 @@
 #include "cpu/runtime.h"
 
+#include <chrono>
 #include <cstdlib>
 #include <new>
 #include <stdexcept>
@@ -92,6 +93,10 @@ void parallel_for(int threads, int64_t blocks, void (*body)(void*, int64_t, int)
 #endif
   (void)threads;
   for (int64_t block = 0; block < blocks; ++block) body(context, block, 0);
+}
+
+double seconds_now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 void* allocate(size_t bytes) {

@@ -23,6 +23,9 @@ bool has_openmp();
 // which block is left open: results must not depend on it. Runs serially in a forked child, where OpenMP hangs.
 void parallel_for(int threads, int64_t blocks, void (*body)(void*, int64_t, int), void* context);
 
+// Of a clock that never goes back.
+double seconds_now();
+
 // Memory aligned to a cache line; throws std::bad_alloc.
 void* allocate(size_t bytes);
 void release(void* memory) noexcept;

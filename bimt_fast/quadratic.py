@@ -1,0 +1,358 @@
+"""Quadratic assignment: neurons with flows between them to slots with distances between those. Knows no model.
+
+minimise sum_i linear[i, a[i]] + sum_ij flow[i, j] * distance[a[i], a[j]] over permutations a (Koopmans and Beckmann
+1957). A recurrent group is such a problem, with |W| for the flow.
+"""
+
+import time
+from dataclasses import dataclass
+from numbers import Integral
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import ops
+from .backends import kernels
+
+Matrix = Tensor | np.ndarray
+
+STRATEGIES = ("greedy", "matching", "tabu")
+_SLICE = 0.05  # seconds between two looks at Ctrl-C
+_CREW = 8  # walks of one start that run side by side
+_SHORTEST = 20  # times n: iterations of a walk while the population makes progress
+_LENGTHEN = 4  # rounds without progress, after which walks get twice as long
+_PATIENCE = 20  # and after so many the population is given up
+_FAR = 2**30  # iterations that no walk comes to
+_LARGEST = 2**31 - 1  # what the walks may count to in int32
+
+
+@dataclass
+class QuadraticAssignment:
+    """What quadratic_assignment found: total cost, (n,) int64 slot of every neuron, swaps tried or done, seconds."""
+
+    cost: float
+    assignment: Tensor
+    iterations: int
+    seconds: float
+
+
+def quadratic_assignment(
+    flow: Matrix,
+    distance: Matrix,
+    *,
+    strategy: str = "tabu",
+    assignment: Matrix | None = None,
+    starts: int = 1,
+    max_iterations: int | None = None,
+    time_limit: float | None = None,
+    seed: int = 0,
+) -> QuadraticAssignment:
+    """A permutation a with a small sum flow[i, j] * distance[a[i], a[j]]; any matrices, also without symmetry.
+
+    Integers are added exactly, where the sums stay below 2^53. Results depend on the seed and not on the number of
+    threads; a time limit cuts the sequence that the seed fixes short, and the best so far is kept.
+
+    Args:
+        flow: (n, n), tensor or NumPy array of any real dtype.
+        distance: (n, n) likewise, by slot.
+        strategy: "greedy": every neuron, those with the largest flows first, takes its best swap, once;
+            "matching": the best of all swaps again and again until none improves (2-opt);
+            "tabu": robust tabu search (Taillard 1991) from a population of assignments that learn from each other.
+        assignment: (n,) integers, the slot of each neuron where the first start begins; None: random. Other starts
+            are random.
+        starts: independent searches; the best result is returned.
+        max_iterations: of each start, at most; None: without limit where there is a time limit, else 1000 * n.
+        time_limit: seconds, for all together.
+        seed: of everything random.
+
+    Returns:
+        .cost in float64, .assignment (n,) int64 on flow's device, .iterations of all starts, .seconds.
+
+    Raises:
+        TypeError: a matrix is not real, or another argument of the wrong type.
+        ValueError: not square, not of one size, NaN or infinity, no permutation, a number out of range.
+    """
+    began = time.monotonic()
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, was {strategy!r}")
+    flow, distance = _matrix("flow", flow), _matrix("distance", distance)
+    ops.check_shape("distance", distance, *flow.shape)
+    starts, seed = _integer("starts", starts, 1), _integer("seed", seed, 0)
+    if max_iterations is not None:
+        max_iterations = _integer("max_iterations", max_iterations, 0)
+    deadline = float("inf")
+    if time_limit is not None:
+        deadline = began + ops.check_number("time_limit", time_limit, 0.0)
+    n, device = flow.shape[0], flow.device
+    if max_iterations is None and time_limit is None:
+        max_iterations = 1000 * n
+    given = None if assignment is None else _permutation(assignment, n)
+    problem = Problem(flow.cpu(), distance.cpu())
+    best, iterations = search(problem, strategy, given, starts, max_iterations, deadline, seed)
+    return QuadraticAssignment(problem.cost(best), best.to(device), iterations, time.monotonic() - began)
+
+
+def _matrix(name: str, matrix: Matrix) -> Tensor:
+    """Square and finite, in float64."""
+    if isinstance(matrix, np.ndarray):
+        if matrix.dtype.kind not in "biuf":
+            raise TypeError(f"{name} must be real numbers, was {matrix.dtype}")
+        matrix = torch.from_numpy(np.array(matrix, dtype=np.float64))
+    if not isinstance(matrix, Tensor):
+        raise TypeError(f"{name} must be a tensor or a NumPy array, was {type(matrix).__name__}")
+    if matrix.is_complex() or matrix.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor of real numbers, was {matrix.dtype}, {matrix.layout}")
+    if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"{name} must have shape (n, n), was {tuple(matrix.shape)}")
+    matrix = matrix.detach().double()
+    if not matrix.isfinite().all():
+        raise ValueError(f"{name} must be finite, held NaN or infinity")
+    return matrix
+
+
+def _integer(name: str, value: object, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer, was {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, was {value}")
+    return int(value)
+
+
+def _permutation(assignment: Matrix, n: int) -> Tensor:
+    if isinstance(assignment, np.ndarray) and assignment.dtype.kind in "iu":
+        assignment = torch.from_numpy(assignment.astype(np.int64))
+    ops.check_assignment("assignment", assignment, n)
+    ops.check_permutation("assignment", assignment)
+    return assignment.cpu()
+
+
+class Problem:
+    """Matrices (n, n) in float64 on the CPU, and in the form that the walks of the kernels take."""
+
+    def __init__(self, flow: Tensor, distance: Tensor, linear: Tensor | None = None) -> None:
+        self.flow, self.distance, self.linear = flow, distance, linear
+        self.n = flow.shape[0]
+        own = torch.outer(flow.diagonal(), distance.diagonal())
+        linear = own if linear is None else linear + own
+        flow, distance = (x - torch.diag(x.diagonal()) for x in (flow, distance))
+        # Where one matrix is symmetric, only what the other has in both directions together matters.
+        self.symmetric = True
+        if torch.equal(distance, distance.T):
+            flow = flow + flow.T
+        elif torch.equal(flow, flow.T):
+            distance = distance + distance.T
+        else:
+            self.symmetric = False
+        bound = 0.0
+        if self.n:
+            f, d = flow.abs(), distance.abs()
+            sums = (max(x.sum(0).max().item(), x.sum(1).max().item()) for x in (f, d))
+            bound = min(s * x.max().item() for s, x in zip(sums, (d, f), strict=True)) + linear.abs().max().item()
+        integral = all(torch.equal(x, x.round()) for x in (flow, distance, linear))
+        self.least = 0.0 if integral and 16 * bound < 2**53 else 1e-13 * bound
+        dtype = torch.int32 if integral and 16 * bound < _LARGEST else torch.float64
+        self.walked = (flow.to(dtype), distance.to(dtype), linear.to(dtype) if linear.any() else None)
+
+    def cost(self, assignment: Tensor) -> float:
+        total = (self.flow * self.distance[assignment][:, assignment]).sum()
+        if self.linear is not None:
+            total += self.linear.gather(1, assignment[:, None]).sum()
+        return total.item()
+
+
+def search(
+    problem: Problem,
+    strategy: str,
+    assignment: Tensor | None,
+    starts: int,
+    max_iterations: int | None,
+    deadline: float,
+    seed: int,
+) -> tuple[Tensor, int]:
+    """The best assignment found, and the iterations of all starts."""
+    randoms = [np.random.default_rng([seed, k]) for k in range(starts)]
+    begin = torch.stack([torch.from_numpy(random.permutation(problem.n)) for random in randoms])
+    if assignment is not None:
+        begin[0] = assignment
+    if problem.n < 2:
+        return begin[0], 0
+    if strategy == "tabu":
+        return _tabu(problem, begin, assignment is not None, randoms, max_iterations, deadline)
+    if strategy == "greedy":
+        return _greedy(problem, begin, max_iterations, deadline)
+    walks = Walks(problem, begin, randoms)
+    walks.run([_FAR if max_iterations is None else min(max_iterations, _FAR)] * starts, False, deadline)
+    return walks.best(), walks.iterations
+
+
+class Walks:
+    """Walks of the kernels from several assignments, and what they found."""
+
+    def __init__(self, problem: Problem, assignments: Tensor, randoms: list[np.random.Generator]) -> None:
+        self.problem = problem
+        self.found = assignments.clone()
+        self.costs = np.array([problem.cost(a) for a in assignments])
+        self.seeds = torch.tensor([int(r.integers(2**62)) for r in randoms], dtype=torch.int64)
+        self.iterations = 0
+
+    def run(self, limits: list[int], tabu: bool, deadline: float) -> None:
+        """At most so many iterations each; afterwards `found` and `costs` are the best of each walk."""
+        problem, count = self.problem, len(self.found)
+        backend = kernels(torch.device("cpu"))
+        memory = backend.quadratic_memory(problem.n, problem.walked[0].dtype, min(count, torch.get_num_threads()))
+        gains, done = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.int64)
+        results = (self.found, self.seeds, torch.tensor(limits), gains, done, memory)
+        settings = (tabu, problem.symmetric, problem.least)
+        while not backend.quadratic_ended(memory, count) and (left := deadline - time.monotonic()) > 0:
+            torch.ops.bimt_fast.quadratic_walks(*problem.walked, *results, *settings, min(left, _SLICE))
+        self.costs -= gains.numpy()
+        self.iterations += int(done.sum())
+
+    def best(self) -> Tensor:
+        return self.found[int(self.costs.argmin())]
+
+
+def _greedy(problem: Problem, begin: Tensor, max_iterations: int | None, deadline: float) -> tuple[Tensor, int]:
+    """One pass over the neurons, those with the largest flows first; each takes its best swap."""
+    flow = problem.flow.abs()
+    order = (flow.sum(0) + flow.sum(1)).argsort(descending=True, stable=True)[:max_iterations].tolist()
+    ends, visits = [], 0
+    for start in begin:
+        placed = _Placed(problem, start)
+        for r in order:
+            if time.monotonic() >= deadline:
+                break
+            placed.take_best_swap(r)
+            visits += 1
+        ends.append(torch.from_numpy(placed.slot))
+    return min(ends, key=problem.cost), visits
+
+
+class _Placed:
+    """An assignment and what every neuron costs where it is; in NumPy, whose calls on short rows are fast."""
+
+    def __init__(self, problem: Problem, slot: Tensor) -> None:
+        self.flow, self.slot = problem.flow.numpy(), slot.numpy().copy()
+        self.linear = None if problem.linear is None else problem.linear.numpy()
+        self.distance = problem.distance.numpy()[np.ix_(self.slot, self.slot)]
+        flow, distance = self.flow, self.distance
+        self.own = np.einsum("ij,ij->i", flow, distance) + np.einsum("ji,ji->i", flow, distance)
+        if self.linear is not None:
+            self.own += self.linear[np.arange(len(slot)), self.slot]
+
+    def take_best_swap(self, r: int) -> None:
+        flow, distance = self.flow, self.distance
+        there = distance @ flow[r] + distance.T @ flow[:, r]  # what r costs at the place of every other
+        here = flow @ distance[r] + flow.T @ distance[:, r]
+        if self.linear is not None:
+            there += self.linear[r, self.slot]
+            here += self.linear[:, self.slot[r]]
+        pair = _form_row(flow, r) * _form_row(distance, r)
+        delta = there + here - (self.own + self.own[r]) + pair
+        delta[r] = 0
+        s = int(delta.argmin())
+        if s != r:
+            self._swap(r, s)
+
+    def _swap(self, u: int, v: int) -> None:
+        flow, distance = self.flow, self.distance
+        self.own += (flow[u] - flow[v]) * (distance[v] - distance[u])
+        self.own += (flow[:, u] - flow[:, v]) * (distance[:, v] - distance[:, u])
+        both, other = [u, v], [v, u]
+        distance[both] = distance[other]
+        distance[:, both] = distance[:, other]
+        self.slot[both] = self.slot[other]
+        for i in both:
+            self.own[i] = flow[i] @ distance[i] + flow[:, i] @ distance[:, i]
+            if self.linear is not None:
+                self.own[i] += self.linear[i, self.slot[i]]
+
+
+def _form_row(x: np.ndarray, r: int) -> np.ndarray:
+    return (x[r] + x[:, r]) - (x.diagonal() + x[r, r])
+
+
+def _tabu(
+    problem: Problem,
+    begin: Tensor,
+    given: bool,
+    randoms: list[np.random.Generator],
+    max_iterations: int | None,
+    deadline: float,
+) -> tuple[Tensor, int]:
+    """Every start keeps a population; in each round all its members walk, side by side."""
+    limit = float("inf") if max_iterations is None else max_iterations
+    crews = [_Crew(a, given and k == 0, limit, r) for k, (a, r) in enumerate(zip(begin, randoms, strict=True))]
+    iterations, best, best_cost = 0, begin[0], problem.cost(begin[0])
+    while (crews := [crew for crew in crews if crew.left]) and time.monotonic() < deadline:
+        limits = [crew.plan() for crew in crews]
+        offspring = torch.cat([crew.offspring(len(mine)) for crew, mine in zip(crews, limits, strict=True)])
+        walks = Walks(problem, offspring, [crew.random for crew, mine in zip(crews, limits, strict=True) for _ in mine])
+        walks.run([steps for mine in limits for steps in mine], True, deadline)
+        iterations += walks.iterations
+        done = 0
+        for crew, mine in zip(crews, limits, strict=True):
+            crew.learn(walks.found[done : done + len(mine)], walks.costs[done : done + len(mine)])
+            done += len(mine)
+        if walks.costs.min() < best_cost:
+            best, best_cost = walks.best(), walks.costs.min()
+    return best, iterations
+
+
+class _Crew:
+    """The population of one start: assignments that walk side by side and learn from each other.
+
+    A memetic search (Benlic and Hao 2015, "Memetic search for the quadratic assignment problem"): every member walks
+    from what it has in common with another one. While that brings nothing new the walks get longer, and in the end the
+    population is given up for a new one.
+    """
+
+    def __init__(self, begin: Tensor, given: bool, limit: float, random: np.random.Generator) -> None:
+        self.n, self.left, self.random = len(begin), limit, random
+        self.begin = [begin.numpy()] * (_CREW if given else 1)
+        self.found: list[np.ndarray] = []
+        self.costs: list[float] = []
+        self.idle = 0  # rounds without a new best
+
+    def plan(self) -> list[int]:
+        """Iterations of each walk of this round."""
+        count = int(min(_CREW, self.left))
+        each = int(min(_SHORTEST * self.n << self.idle // _LENGTHEN, self.left // count))
+        self.left -= count * each
+        return [each] * count
+
+    def offspring(self, count: int) -> Tensor:
+        if len(self.found) < _CREW:
+            made = self.begin[:count] + [self.random.permutation(self.n) for _ in range(count - len(self.begin))]
+        else:
+            made = [self._child(k) for k in range(count)]
+        return torch.from_numpy(np.stack(made))
+
+    def _child(self, k: int) -> np.ndarray:
+        """Places that both parents agree on are kept; the others come from either, and what is left at random."""
+        other = int(self.random.integers(_CREW - 1))
+        a, b = self.found[k], self.found[other + (other >= k)]
+        child = np.where(self.random.random(self.n) < 0.5, a, b)
+        if (a != b).sum() <= self.n // 10:
+            child = a.copy()
+            some = self.random.choice(self.n, min(self.n, self.n // 4 + 2), replace=False)
+            child[some] = child[self.random.permutation(some)]
+            return child
+        order = self.random.permutation(self.n)
+        keeps = np.zeros(self.n, dtype=bool)
+        keeps[order[np.unique(child[order], return_index=True)[1]]] = True
+        child[~keeps] = self.random.permutation(np.setdiff1d(np.arange(self.n), child))
+        return child
+
+    def learn(self, found: Tensor, costs: np.ndarray) -> None:
+        before = min(self.costs, default=float("inf"))
+        for k, (assignment, cost) in enumerate(zip(found.numpy().copy(), costs.tolist(), strict=True)):
+            if len(self.found) < _CREW:
+                self.found.append(assignment)
+                self.costs.append(cost)
+            elif cost <= self.costs[k]:
+                self.found[k], self.costs[k] = assignment, cost
+        self.idle = 0 if min(self.costs) < before else self.idle + 1
+        if self.idle >= _PATIENCE:
+            self.begin, self.found, self.costs, self.idle = [], [], [], 0
