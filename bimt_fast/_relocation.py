@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from .wiring import Wiring
 
 STRATEGIES = ("auto", "greedy", "matching", "assignment", "tabu")
-_AUTO_EXACT_LIMIT = 512  # neurons; exact assignment is cubic, and tabu search grows with n^2 an iteration
+_AUTO_EXACT_LIMIT = 512  # neurons; exact assignment is cubic
+_AUTO_TABU_LIMIT = 64  # neurons of a recurrent group; an iteration is O(n^2)
+_TABU_ITERATIONS = 100  # a neuron
 
 
 @dataclass
@@ -150,59 +153,71 @@ class Relocation:
         return "assignment" if exact else "matching"
 
     def _search_recurrent(self, group: str, old: Tensor) -> tuple[Tensor, int, float] | None:
-        linear, flow, distance = self._quadratic_problem(group)
+        problem = self._quadratic_problem(group)
+        _, flow, _ = problem
         strategy = self.strategy
         if strategy == "auto":
-            strategy = "tabu" if len(old) <= _AUTO_EXACT_LIMIT else "matching"
+            strategy = "tabu" if len(old) <= _AUTO_TABU_LIMIT else "matching"
         old = old.to(flow.device)
-        neurons = self._most_important(group)[: self.top_k] if strategy == "greedy" else None
-        new, swaps = search.quadratic(linear, flow, distance, old, strategy, neurons=neurons)
-        if torch.equal(new, old):
+        if strategy == "greedy":
+            new, swaps = search.quadratic(*problem, old, strategy, neurons=self._most_important(group)[: self.top_k])
+        else:
+            new, swaps = search.quadratic(*problem, old, "matching", placement=partial(self._recurrent_cost, group))
+        if strategy == "tabu":
+            new, _ = search.quadratic(*problem, new, strategy, max_iterations=_TABU_ITERATIONS * len(old))
+            swaps = search.swaps_between(old, new)
+        if not swaps:
             return None
-        gain = search.quadratic_cost(linear, flow, distance, old) - search.quadratic_cost(linear, flow, distance, new)
-        least = search.resolution(flow) * distance.abs().max().item() + search.resolution(linear)
-        return (new, swaps if strategy != "tabu" else search.swaps_between(old, new), gain) if gain > least else None
+        before, after = (search.quadratic_cost(*problem, a) for a in (old, new))
+        return (new, swaps, before - after) if before - after > 4 * torch.finfo(flow.dtype).eps * before else None
 
     def _quadratic_problem(self, group: str) -> tuple[Tensor, Tensor, Tensor]:
         """Placement cost of all but the recurrent connections, flow between neurons, distances between slots."""
         wiring = self.wiring
         own = [p for p in self.connections if p.out == p.source == group]
-        like = own[0].weight
-        scales = [wiring._coefficient(p.entry) * wiring._distance_scale[p.entry.name] for p in own]
-        flow = sum(scale * widened(p.weight).abs() for p, scale in zip(own, scales, strict=True))
-        slots = wiring._following(wiring._slots[group].detach(), like)
+        flow = sum(self._factor(p) * widened(p.weight).abs() for p in own)
+        slots = wiring._following(wiring._slots[group].detach(), flow)
+        name, table = wiring._metric_for(flow)
         linear = self._placement_cost(group)
         linear = torch.zeros_like(flow) if linear is None else linear
-        return (
-            linear,
-            flow,
-            distances(
-                slots, slots, wiring._metric_for(like)[1] if isinstance(wiring.metric, Tensor) else wiring.metric
-            ),
-        )
+        return linear, flow, distances(slots, slots, name if table is None else table)
+
+    def _recurrent_cost(self, group: str, assignment: Tensor) -> Tensor:
+        """The placement cost of all connections of a recurrent group at an assignment."""
+        slots = self.wiring._slots[group].detach()
+        (slots, *rest), table = self.placement(group, slots, slots[assignment.to(slots.device)])
+        return placement_cost(slots, *rest, table)
 
     def best_recurrent_swaps(self, group: str) -> tuple[Tensor, Tensor]:
         """Delta and partner of every neuron of a recurrent group, from where all sit now."""
-        linear, flow, distance = self._quadratic_problem(group)
+        _, flow, distance = self._quadratic_problem(group)
         assignment = self.assignment[group].to(flow.device)
-        cost = search.quadratic_placement(linear, flow, distance, assignment)
-        return functional.best_swaps(cost, assignment, flow=flow, distance=distance)
+        return functional.best_swaps(self._recurrent_cost(group, assignment), assignment, flow=flow, distance=distance)
 
-    def placement(self, group: str, slots: Tensor) -> tuple[tuple, Tensor | None] | None:
-        """Arguments and table of placement_cost, all others where they are; None where nothing else joins the group."""
-        wiring = self.wiring
+    def placement(self, group: str, slots: Tensor, sitting: Tensor | None = None) -> tuple[tuple, Tensor | None] | None:
+        """Arguments and table of placement_cost, all others where they are; None where nothing else joins the group.
+
+        With `sitting`, positions of the group's own neurons, its recurrent connections count too, at both their ends.
+        """
         incoming = [p for p in self.connections if p.out == group != p.source]
         outgoing = [p for p in self.connections if p.source == group != p.out]
+        if sitting is not None:
+            own = [p for p in self.connections if p.out == p.source == group]
+            incoming, outgoing = incoming + own, outgoing + own
         if not incoming and not outgoing:
             return None
-        weights = [p.weight for p in (*incoming, *outgoing)]
-        peers = [self._positions(p.source, p.weight) for p in incoming]
-        peers += [self._positions(p.out, p.weight) for p in outgoing]
-        names = [p.entry for p in (*incoming, *outgoing)]
-        factors = [wiring._coefficient(e) * wiring._distance_scale[e.name] for e in names]
-        metric, table = wiring._metric_for(weights[0])
-        slots = wiring._following(slots.detach(), weights[0])
-        return (slots, weights, peers, len(incoming), metric, factors), table
+        parts = (*incoming, *outgoing)
+        like = parts[0].weight
+        here = None if sitting is None else self.wiring._following(sitting, like)
+        ends = [p.source for p in incoming] + [p.out for p in outgoing]
+        peers = [here if end == group else self._positions(end, p.weight) for p, end in zip(parts, ends, strict=True)]
+        metric, table = self.wiring._metric_for(like)
+        slots = self.wiring._following(slots.detach(), like)
+        arguments = (slots, [p.weight for p in parts], peers, len(incoming), metric, [self._factor(p) for p in parts])
+        return arguments, table
+
+    def _factor(self, part: Part) -> float:
+        return self.wiring._coefficient(part.entry) * self.wiring._distance_scale[part.entry.name]
 
     def _placement_cost(self, group: str) -> Tensor | None:
         placement = self.placement(group, self.wiring._slots[group])

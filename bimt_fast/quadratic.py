@@ -219,7 +219,7 @@ def _greedy(problem: Problem, begin: Tensor, max_iterations: int | None, deadlin
     order = (flow.sum(0) + flow.sum(1)).argsort(descending=True, stable=True)[:max_iterations].tolist()
     ends, visits = [], 0
     for start in begin:
-        placed = _Placed(problem, start)
+        placed = Placed(problem, start)
         for r in order:
             if time.monotonic() >= deadline:
                 break
@@ -229,7 +229,7 @@ def _greedy(problem: Problem, begin: Tensor, max_iterations: int | None, deadlin
     return min(ends, key=problem.cost), visits
 
 
-class _Placed:
+class Placed:
     """An assignment and what every neuron costs where it is; in NumPy, whose calls on short rows are fast."""
 
     def __init__(self, problem: Problem, slot: Tensor) -> None:
@@ -241,7 +241,8 @@ class _Placed:
         if self.linear is not None:
             self.own += self.linear[np.arange(len(slot)), self.slot]
 
-    def take_best_swap(self, r: int) -> None:
+    def take_best_swap(self, r: int) -> bool:
+        """Whether one was taken."""
         flow, distance = self.flow, self.distance
         there = distance @ flow[r] + distance.T @ flow[:, r]  # what r costs at the place of every other
         here = flow @ distance[r] + flow.T @ distance[:, r]
@@ -254,6 +255,7 @@ class _Placed:
         s = int(delta.argmin())
         if s != r:
             self._swap(r, s)
+        return s != r
 
     def _swap(self, u: int, v: int) -> None:
         flow, distance = self.flow, self.distance

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .backends import kernels
 from .functional import best_swaps
-from .quadratic import Problem
+from .quadratic import Placed, Problem
 from .quadratic import search as search_quadratic
 
 
@@ -151,6 +151,7 @@ def quadratic(
     assignment: Tensor,
     strategy: str,
     *,
+    neurons: Tensor | None = None,
     placement: Callable[[Tensor], Tensor] | None = None,
     starts: int = 1,
     max_iterations: int | None = None,
@@ -159,15 +160,17 @@ def quadratic(
 ) -> tuple[Tensor, int]:
     """A cheaper assignment of a recurrent group: sum linear[i, a[i]] + sum flow[i, j] * distance[a[i], a[j]].
 
-    "matching" takes disjoint swaps together and ends where no single one improves by more than rounding; every round
-    is O(n^2) beside the placement cost. "tabu" searches on from the assignment, in O(n^2) memory.
+    "greedy" visits slots as greedy does, with the exact cost of every swap, in O(n^2) a visit. "matching" takes
+    disjoint swaps together and ends where no single one improves by more than rounding; every round is O(n^2) beside
+    the placement cost. "tabu" searches on from the assignment, in O(n^2) memory.
 
     Args:
         linear: (n, n) placement cost of all connections but the recurrent ones.
         flow: (n, n) = coefficient * |W| of the recurrent weight, by neuron.
         distance: (n, n) distances between the slots.
         assignment: (n,) int64 at the start.
-        strategy: "matching" or "tabu".
+        strategy: "greedy", "matching" or "tabu".
+        neurons: for greedy, whose slots are visited, most important first.
         placement: gives the placement cost (n, n) of all connections at an assignment, the recurrent ones included on
             both of their axes, where that is cheaper than the products of flow and distance. For matching only.
         starts, max_iterations, time_limit, seed: of tabu, as in quadratic_assignment; other starts are random.
@@ -176,19 +179,40 @@ def quadratic(
         The new assignment, which is not dearer, and the number of swaps (tabu: of iterations).
 
     Raises:
-        ValueError: strategy is neither.
+        ValueError: strategy is none of these.
     """
+    if strategy == "greedy":
+        return _quadratic_greedy(linear, flow, distance, assignment, neurons)
     if strategy == "matching":
         return _quadratic_matching(linear, flow, distance, assignment, placement)
     if strategy != "tabu":
-        raise ValueError(f"strategy must be matching or tabu, was {strategy!r}")
+        raise ValueError(f"strategy must be greedy, matching or tabu, was {strategy!r}")
     if max_iterations is None and time_limit is None:
         max_iterations = 1000 * len(assignment)
     deadline = time.monotonic() + (float("inf") if time_limit is None else time_limit)
-    problem = Problem(*(x.detach().double().cpu() for x in (flow, distance, linear)))
+    problem = _problem(linear, flow, distance)
     start = assignment.cpu()
     found, iterations = search_quadratic(problem, "tabu", start, starts, max_iterations, deadline, seed)
     return (found if problem.cost(found) < problem.cost(start) else start).to(assignment.device), iterations
+
+
+def quadratic_cost(linear: Tensor, flow: Tensor, distance: Tensor, assignment: Tensor) -> float:
+    """What quadratic lowers, added in float64."""
+    recurrent = (flow.double() * distance[assignment][:, assignment]).sum().item()
+    return recurrent + assigned_cost(linear, assignment)
+
+
+def _problem(linear: Tensor, flow: Tensor, distance: Tensor) -> Problem:
+    return Problem(*(x.detach().double().cpu() for x in (flow, distance, linear)))
+
+
+def _quadratic_greedy(
+    linear: Tensor, flow: Tensor, distance: Tensor, assignment: Tensor, neurons: Tensor
+) -> tuple[Tensor, int]:
+    placed, swaps = Placed(_problem(linear, flow, distance), assignment.cpu()), 0
+    for slot in assignment[neurons].tolist():
+        swaps += placed.take_best_swap(int((placed.slot == slot).nonzero()[0][0]))
+    return torch.as_tensor(placed.slot, device=assignment.device), swaps
 
 
 def _quadratic_matching(

@@ -569,8 +569,8 @@ class Wiring:
             strategy: "greedy" (BIMT as published: one pass, the top_k most important neurons' slots),
                 "matching" (disjoint best swaps until none improves), "assignment" (exact for each group; needs SciPy;
                 not for recurrent groups), "tabu" (robust tabu search of recurrent groups, the others as with auto) or
-                "auto" (groups of up to 512 neurons: assignment, or tabu where recurrent; matching above). All but
-                greedy sweep over the groups until none improves.
+                "auto" (assignment for groups of up to 512 neurons, tabu for recurrent ones of up to 64, else matching).
+                All but greedy sweep over the groups until none improves.
             groups: names, in the order to visit; None: all that are not frozen, in order of declaration.
             top_k: for greedy, how many neurons of each group to visit; None: all.
             optimizer: the torch optimizer whose state (moments) must follow its neurons; those of bimt_fast.optim

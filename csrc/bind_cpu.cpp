@@ -367,12 +367,12 @@ void bind_best_swaps(int dtype, const py::tuple& cost, intptr_t assignment, cons
 }
 
 int64_t bind_greedy_swaps(int dtype, const py::tuple& cost, const py::tuple& by_slot, intptr_t neuron_in,
-                          intptr_t slots, int64_t count, double least) {
+                          intptr_t slots, int64_t count) {
   return with_dtype(dtype, [&](auto zero) {
     using T = decltype(zero);
     const auto rows = Fields(cost).matrix<const T>(), columns = Fields(by_slot).matrix<const T>();
     const py::gil_scoped_release release;
-    return greedy_swaps(rows, columns, pointer<int64_t>(neuron_in), pointer<const int64_t>(slots), count, least);
+    return greedy_swaps(rows, columns, pointer<int64_t>(neuron_in), pointer<const int64_t>(slots), count);
   });
 }
 

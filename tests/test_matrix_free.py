@@ -254,7 +254,7 @@ def test_bad_arguments():
         wiring.best_swaps("nowhere")
     recurrent = bf.Wiring(torch.nn.Linear(3, 3, bias=False), {"h": bf.geometry.line(3)}, {"weight": ("h", "h")})
     with pytest.raises(NotImplementedError, match="recurrent"):
-        recurrent.best_swaps("h")
+        recurrent.best_swaps("h", top_k=2)
 
 
 MEASURE = """

@@ -472,13 +472,68 @@ def test_cached_plans_see_a_relocation():
     assert model.wiring.cost().item() == pytest.approx(report.cost_after, rel=1e-12)
 
 
-def test_recurrent_groups_are_refused_so_far():
-    model = nn.RNNCell(3, 5, bias=False)
-    positions = {"in": bf.geometry.line(3), "h": bf.geometry.line(5)}
-    wiring = bf.Wiring(model, positions, {"weight_ih": ("h", "in"), "weight_hh": ("h", "h")})
-    wiring.cost()
-    with pytest.raises(NotImplementedError, match="recurrent"):
-        wiring.relocate("matching", groups=["h"])
+def recurrent(n, metric="l1", dim=1):
+    torch.manual_seed(n)
+    model = nn.RNNCell(3, n, dtype=torch.float64)
+    kinds = {"in": 3, "h": n}
+    if metric == "table":
+        g = inputs.generator("recurrent", n)
+        metric = torch.rand(n + 3, n + 3, generator=g, dtype=torch.float64)  # not symmetric, d(x, x) not 0
+        positions = {"in": torch.arange(3), "h": torch.randperm(n, generator=g) + 3}
+    else:
+        positions = {
+            group: inputs.positions(k, dim, "random", group, torch.float64, metric) for group, k in kinds.items()
+        }
+    axes = {"weight_ih": ("h", "in"), "weight_hh": ("h", "h"), "bias_ih": ("h",), "bias_hh": ("h",)}
+    return bf.Wiring(model, positions, axes, metric=metric, distance_scale=0.7, frozen=["in"])
+
+
+@pytest.mark.parametrize("metric", ["l1", "l2", "table"])
+def test_swaps_of_a_recurrent_group_are_those_of_the_cost(metric, backend):
+    wiring = recurrent(6, metric)
+    delta, partner = wiring.best_swaps("h")
+    before = wiring.cost().item()
+    change = torch.zeros(6, 6, dtype=torch.float64)
+    for r in range(6):
+        for s in range(6):
+            swap = torch.arange(6)
+            swap[[r, s]] = swap[[s, r]]
+            wiring.permute_("h", swap)
+            change[r, s] = wiring.cost().item() - before
+            wiring.permute_("h", swap)
+    best = change.min(1).values
+    torch.testing.assert_close(delta, best.clamp(max=0), rtol=1e-9, atol=1e-12)
+    improves = best < -1e-9
+    assert improves.any() and torch.equal(partner[improves], change.argmin(1)[improves])
+
+
+@pytest.mark.parametrize("metric", ["l1", "l2", "table"])
+@pytest.mark.parametrize("strategy", ["greedy", "matching", "tabu", "auto"])
+def test_relocating_a_recurrent_group(strategy, metric, backend):
+    wiring = recurrent(6, metric, dim=2)
+    x, h = torch.randn(2, 3, dtype=torch.float64), torch.randn(2, 6, dtype=torch.float64)
+    where = torch.arange(6)
+    wiring.attach(lambda name: [where] if name == "bias_ih" else [])
+    before, output = wiring.cost().item(), wiring.model(x, h)
+    report = wiring.relocate(strategy, optimizer=torch.optim.SGD(wiring.model.parameters(), lr=1.0))
+    assert report.cost_before == pytest.approx(before) and report.swaps > 0
+    assert wiring.cost().item() == pytest.approx(report.cost_after, rel=1e-12) and report.cost_after < before
+    torch.testing.assert_close(wiring.model(x, h[:, where]), output[:, where])
+    if strategy == "tabu":  # the best of all permutations
+        costs = []
+        for order in itertools.permutations(range(6)):
+            order = torch.tensor(order)
+            wiring.permute_("h", order)
+            costs.append(wiring._cost_now())
+            wiring.permute_("h", order.argsort())
+        assert report.cost_after == pytest.approx(min(costs), rel=1e-9)
+    if strategy == "matching":
+        assert (wiring.best_swaps("h")[0] > -1e-9).all()
+
+
+def test_assignment_is_refused_for_recurrent_groups():
+    with pytest.raises(ValueError, match="recurrent group 'h'"):
+        recurrent(5).relocate("assignment")
 
 
 @pytest.mark.parametrize("where", ["weight", "bias"])

@@ -355,13 +355,12 @@ def greedy_swaps(
     cost: Tensor,  # (n, n)
     neuron_in: Tensor,  # (n,) int64, by slot; changed in place
     slots: Tensor,  # (k,) int64
-    least: float = 0.0,
 ) -> int:
     rows = columns = cost
     if len(slots) * 8 > len(cost) > _WIDE:  # else every visit would read a matrix of this size across its rows
         rows, columns = cost.contiguous(), cost.T.contiguous().T
     at = (neuron_in.data_ptr(), slots.data_ptr(), len(slots))
-    return _cpu.greedy_swaps(_DTYPES[cost.dtype], _matrix(rows), _matrix(columns), *at, least)
+    return _cpu.greedy_swaps(_DTYPES[cost.dtype], _matrix(rows), _matrix(columns), *at)
 
 
 def placement_swaps(

@@ -271,20 +271,16 @@ def greedy_swaps(
     cost: Tensor,  # (n, n)
     neuron_in: Tensor,  # (n,) int64, by slot; changed in place
     slots: Tensor,  # (k,) int64
-    least: float = 0.0,
 ) -> int:
-    """Slot after slot, the neuron there takes its best swap, the first in order of slots, if it gains more than least.
-
-    Returns how many did.
-    """
+    """Slot after slot, the neuron there takes its best swap, the first in order of slots, or stays; counts swaps."""
     placed = cost[neuron_in]  # [p, q]: the cost of the neuron in slot p, were it in slot q
     swaps = 0
     for p in slots.tolist():
         at_home = placed.diagonal()
         delta = (placed[p] + placed[:, p]) - (at_home + at_home[p])
         delta[p] = 0
-        q = int(delta.argmin())
-        if q != p and delta[q] < -least:
+        q = int((delta == delta.min()).nonzero()[0])  # argmin may return any of several
+        if q != p:
             placed[[p, q]], neuron_in[[p, q]] = placed[[q, p]], neuron_in[[q, p]]
             swaps += 1
     return swaps

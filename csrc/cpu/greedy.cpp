@@ -7,7 +7,7 @@ namespace bimt {
 
 template <class T>
 int64_t greedy_swaps(const Matrix<const T>& cost, const Matrix<const T>& by_slot, int64_t* neuron_in,
-                     const int64_t* slots, int64_t count, double least) {
+                     const int64_t* slots, int64_t count) {
   const int64_t n = cost.rows;
   const auto entry = [&](int64_t neuron, int64_t slot) {
     return cost.data[neuron * cost.row_stride + slot * cost.col_stride];
@@ -29,7 +29,7 @@ int64_t greedy_swaps(const Matrix<const T>& cost, const Matrix<const T>& by_slot
         best = q;
       }
     }
-    if (best == p || !(lowest < -least)) continue;
+    if (best == p) continue;
     std::swap(neuron_in[p], neuron_in[best]);
     for (int64_t slot : {p, best}) at_home[slot] = entry(neuron_in[slot], slot);
     ++swaps;
@@ -38,8 +38,8 @@ int64_t greedy_swaps(const Matrix<const T>& cost, const Matrix<const T>& by_slot
 }
 
 template int64_t greedy_swaps<float>(const Matrix<const float>&, const Matrix<const float>&, int64_t*, const int64_t*,
-                                     int64_t, double);
+                                     int64_t);
 template int64_t greedy_swaps<double>(const Matrix<const double>&, const Matrix<const double>&, int64_t*,
-                                      const int64_t*, int64_t, double);
+                                      const int64_t*, int64_t);
 
 }  // namespace bimt
