@@ -96,15 +96,16 @@ def add_grad_(
     base_length = ops.check_number("base_length", base_length)
     together = _trailing_axes_join(weight) and isinstance(grad, Tensor) and _trailing_axes_join(grad)
     weights, peers = zip(*_matrices(weight, in_pos, together=together), strict=True)
-    for w, places in zip(weights, peers, strict=True):
-        ops.check_connection(w, out_pos, places, metric, table)
-    ops.check_float("grad", grad)
-    ops.check_shape("grad", grad, *weight.shape)
-    ops.check_like("grad", grad, "weight", weight)
+    if weight.dim() != 2 or table is not None or not ops.add_grad_fits(weight, grad, out_pos, in_pos, weight):
+        for w, places in zip(weights, peers, strict=True):
+            ops.check_connection(w, out_pos, places, metric, table)
+        ops.check_float("grad", grad)
+        ops.check_shape("grad", grad, *weight.shape)
+        ops.check_like("grad", grad, "weight", weight)
     grads, _ = zip(*_matrices(grad, in_pos, together=together), strict=True)
     count = len(weights)
     with torch.no_grad():
-        return torch.ops.bimt_fast.add_grad(
+        return ops.add_grad(
             list(weights), list(grads), [out_pos] * count, list(peers), metric, lam,
             [1.0] * count, [distance_scale] * count, [base_length] * count, table,
         )  # fmt: skip

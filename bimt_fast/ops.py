@@ -206,8 +206,8 @@ def check_add_grad(
             raise ValueError(f"{name} must have one entry for each of the {len(weights)} weights, had {len(values)}")
     like = weights[0]
     for weight, grad, x, y in zip(weights, grads, out_pos, in_pos, strict=True):
-        if table is None and _add_grad_fits(weight, grad, x, y, like):
-            continue  # the checks below say what is wrong, and take ten times as long
+        if table is None and add_grad_fits(weight, grad, x, y, like):
+            continue
         check_float("weights", weight)
         check_like("weights", weight, "weights[0]", like)
         if weight.dim() == 2:
@@ -225,7 +225,10 @@ def _overlaps(tensor):
     return 0 in tensor.stride() and any(n > 1 and s == 0 for n, s in zip(tensor.shape, tensor.stride(), strict=True))
 
 
-def _add_grad_fits(weight, grad, x, y, like):
+def add_grad_fits(weight, grad, x, y, like) -> bool:
+    """Whether the arguments are plainly right; if not, the checks say what is wrong, and take ten times as long."""
+    if not all(isinstance(value, Tensor) for value in (weight, grad, x, y)):
+        return False
     dtype, device, shape = like.dtype, like.device, weight.shape
     compute = COMPUTE_DTYPE.get(dtype)
     if compute is None or weight.dtype != dtype or weight.device != device:
@@ -324,7 +327,7 @@ def _adamw_check(weights, grads, exp_avgs, exp_avg_sqs, steps, out_pos, in_pos, 
         weights, out_pos, in_pos, coefficients, grads, exp_avgs, exp_avg_sqs, strict=True
     ):
         charged = coefficient and weight.dim() == 2
-        if _adamw_fits(weight, states, like) and (not charged or _add_grad_fits(weight, states[0], x, y, like)):
+        if _adamw_fits(weight, states, like) and (not charged or add_grad_fits(weight, states[0], x, y, like)):
             continue  # the checks below say what is wrong, and take ten times as long
         check_float("weights", weight)
         check_like("weights", weight, "weights[0]", like)
