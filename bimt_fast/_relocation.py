@@ -299,8 +299,13 @@ def travelling_axes(key: str, state: object, tensor: Tensor) -> dict[int, int] |
 
 def copies_of(module: nn.Module, name: str) -> list[Tensor]:
     """The tensor of that name in a copy of the model, which may be wrapped (AveragedModel, DataParallel)."""
-    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    for full_name in (name, f"module.{name}"):
-        if full_name in tensors:
-            return [tensors[full_name]]
+    path, _, attribute = name.rpartition(".")
+    for model in (module, module._modules.get("module")):
+        try:
+            owner = model.get_submodule(path)
+        except AttributeError:
+            continue
+        tensor = owner._parameters.get(attribute, owner._buffers.get(attribute))
+        if tensor is not None:
+            return [tensor]
     raise ValueError(f"follower must have the tensors of the wiring, lacked {name!r}")
