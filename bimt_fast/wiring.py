@@ -32,7 +32,16 @@ from ._relocation import (
     travelling_axes,
 )
 from .geometry import TABLE, metric_row
-from .ops import COMPUTE_DTYPE, add_grad, check_add_grad, check_assignment, check_number, check_permutation, total_cost
+from .ops import (
+    COMPUTE_DTYPE,
+    add_grad,
+    check_add_grad,
+    check_assignment,
+    check_float,
+    check_number,
+    check_permutation,
+    total_cost,
+)
 
 _PLANS_KEPT = 16
 
@@ -60,9 +69,13 @@ class Plan:
         return [x if layout is None else layout.view(x) for x, layout in zip(tensors, self.layouts, strict=True)]
 
     def aligned(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The same, with copies of those whose strides are not those of the plan's tensors."""
+        """The same, with copies of those whose strides are not those of the plan's tensors.
+
+        Raises:
+            TypeError: one that would need a copy is sparse.
+        """
         return [
-            x if layout is None or x.stride() == own.stride() else torch.empty_like(own).copy_(x)
+            x if layout is None else _strided_like(own, x)
             for x, own, layout in zip(tensors, self.tensors, self.layouts, strict=True)
         ]
 
@@ -629,6 +642,8 @@ class Wiring:
     def best_swaps(self, group: str, top_k: int | None = None) -> tuple[Tensor, Tensor]:
         """The best swap of every neuron of a group from where it sits now, or the best pairs of all.
 
+        In a group of blocks, a neuron's partner is of its own block.
+
         The same as functional.best_swaps of the group's placement cost, without that (n, n) matrix: with metric "l1"
         on a CPU, tiles of it are made again from running sums in O(n*m + n^2) time, and the extra memory is less
         than a tenth of the weights' bytes, a few MiB for every thread aside (and what a large top_k needs). Other
@@ -656,10 +671,15 @@ class Wiring:
         if top_k is not None and top_k < 0:
             raise ValueError(f"top_k must be a non-negative integer or None, was {top_k}")
         relocation = Relocation(self, "matching", None)
-        if group in relocation.recurrent:
-            if top_k is not None:
-                raise NotImplementedError(f"top_k is not available for the recurrent group {group!r}")
+        recurrent, in_blocks = group in relocation.recurrent, group in self.blocks
+        if recurrent and in_blocks:
+            raise NotImplementedError(f"swaps of the recurrent group {group!r} in blocks are not available")
+        if top_k is not None and (recurrent or in_blocks):
+            raise NotImplementedError(f"top_k is not available for {group!r}, which is recurrent or in blocks")
+        if recurrent:
             return relocation.best_recurrent_swaps(group)
+        if in_blocks:
+            return relocation.best_swaps_in_blocks(group)
         placement = relocation.placement(group, self.neuron_positions(group))
         if placement is None:  # nothing joins the group: nothing improves
             slots = torch.zeros(len(self._slots[group]), 0)
@@ -800,6 +820,11 @@ def _fitting(layout: Layout | None, tensor: Tensor, entry: Entry | None) -> Layo
         except RuntimeError:
             raise ValueError(f"{entry.name!r} must lie in memory without gaps, had strides {tensor.stride()}") from None
     return layout
+
+
+def _strided_like(own: Tensor, x: Tensor) -> Tensor:
+    check_float("grads", x)
+    return x if x.stride() == own.stride() else torch.empty_like(own).copy_(x)
 
 
 def _checked_number(argument: str, value: object) -> float:

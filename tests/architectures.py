@@ -452,7 +452,7 @@ def unet():
 
 
 def gru():
-    model = Function(lambda m, x: m.head(m.gru(x)[0]), gru=nn.GRU(3, 4, batch_first=True), head=nn.Linear(4, 2))
+    model = Function(lambda m, x: m.head(m.gru(x)[0]), gru=nn.GRU(5, 4, batch_first=True), head=nn.Linear(4, 3))
     axes = {
         "gru.weight_ih_l0": ("3*h", "in"),
         "gru.weight_hh_l0": ("3*h", "h"),
@@ -469,7 +469,7 @@ def gru():
         "head.weight": lambda o, i: (("out", o), ("h", i)),
         "head.bias": lambda o: (("out", o),),
     }
-    return Case(model, (randn(3, 5, 3),), {"in": 3, "h": 4, "out": 2}, axes, owners, recurrent=("h",))
+    return Case(model, (randn(3, 4, 5),), {"in": 5, "h": 4, "out": 3}, axes, owners, recurrent=("h",))
 
 
 def lstm():

@@ -10,8 +10,6 @@ from torch.optim.swa_utils import AveragedModel
 import bimt_fast as bf
 
 STRATEGIES = ("greedy", "matching", "assignment", "auto", "tabu")
-
-
 FOUR_AXES = ("conv2d", "depthwise", "autoencoder", "unet")
 
 
@@ -155,3 +153,28 @@ def test_a_permuted_network_trains_on_as_before(case, kind):
     for (name, x), y in zip(case.model.state_dict().items(), twin.model.state_dict().values(), strict=True):
         torch.testing.assert_close(x, y, rtol=1e-8, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
     assert all(torch.equal(shadow[name], unmoved[name]) for name in shadow)
+
+
+def feed_forward(case):
+    return [g for g in case.sizes if g not in case.recurrent]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_relocation(case, strategy):
+    optimizer = torch.optim.Adam(case.model.parameters(), lr=1e-2)
+    train(case, optimizer, 1)
+    wiring, output = case.wiring(reduction={None: "sum", next(iter(case.axes)): "mean"}), case.output()
+    before = wiring.cost().item()
+    report = wiring.relocate(strategy, groups=feed_forward(case), optimizer=optimizer)
+    assert report.cost_before == pytest.approx(before, rel=1e-12)
+    assert report.cost_after == pytest.approx(wiring.cost().item(), rel=1e-12)
+    assert report.cost_after < report.cost_before and report.swaps > 0
+    gain = sum(group.gain for group in report.groups.values())
+    assert gain == pytest.approx(report.cost_before - report.cost_after, rel=1e-9)
+    torch.testing.assert_close(case.output(), output, rtol=1e-10, atol=1e-12)
+    seats = {g: x[wiring.permutation(g)] for g, x in case.places.items()}
+    mean = [next(iter(case.axes))]
+    assert wiring.cost().item() == pytest.approx(case.cost(mean=mean, places=seats).item(), rel=1e-12)
+    if strategy != "greedy":
+        again = wiring.relocate(strategy, groups=feed_forward(case), optimizer=optimizer)
+        assert again.swaps == 0 and again.cost_after == again.cost_before
