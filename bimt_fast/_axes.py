@@ -56,6 +56,11 @@ class Axis:
     def groups(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(term.group for term in self.terms))
 
+    @property
+    def unfolded(self) -> tuple[tuple[str, int], ...]:
+        """Group and run of each fold."""
+        return tuple((term.group, term.run) for term in self.terms for _ in range(term.folds))
+
     def length(self, sizes: Mapping[str, int]) -> int:
         return sum(term.folds * sizes[term.group] * term.run for term in self.terms)
 

@@ -8,12 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ._axes import Axis, Layout, Term, along
+from ._modules import grouped_axes, input_first, is_grouped_convolution, shared_axes
 from .geometry import gap, metric_row
 from .ops import COMPUTE_DTYPE
-
-NORMALISATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-_CONVOLUTION = nn.modules.conv._ConvNd
-_TRANSPOSED = nn.modules.conv._ConvTransposeNd
 
 
 @dataclass(frozen=True)
@@ -43,11 +40,12 @@ class Entry:
     def ends(self) -> tuple[int, ...]:
         """The axes that hold neurons: of a connection the out axis, then the in axis."""
         found = tuple(k for k, axis in enumerate(self.axes) if axis.terms)
-        return found[::-1] if len(found) == 2 and _input_first(self.owner, self.attribute) else found
+        return found[::-1] if len(found) == 2 and input_first(self.owner, self.attribute) else found
 
     @property
     def is_connection(self) -> bool:
-        return len(self.ends) == 2
+        """Whether it holds weights between neurons; a mask of booleans or integers only travels."""
+        return len(self.ends) == 2 and self.tensor.is_floating_point()
 
     @property
     def is_bias(self) -> bool:
@@ -82,7 +80,8 @@ class Entry:
                 piece = weight[rows, columns]
                 if not (out.is_plain and source.is_plain and piece.dim() == 2):
                     shape = [size for t in (out, source) for size in (t.folds, sizes[t.group], t.run)]
-                    piece = piece.abs().reshape(*shape, -1).sum((0, 2, 3, 5, 6), dtype=COMPUTE_DTYPE[piece.dtype])
+                    piece = piece.abs().reshape(*shape, piece.shape[2:].numel())
+                    piece = piece.sum((0, 2, 3, 5, 6), dtype=COMPUTE_DTYPE[piece.dtype])
                 yield Part(self, out.group, source.group, piece)
 
 
@@ -107,11 +106,6 @@ def _spans(axis: Axis, sizes: Mapping[str, int]) -> Iterator[tuple[Term, slice]]
         stop = start + term.folds * sizes[term.group] * term.run
         yield term, slice(start, stop)
         start = stop
-
-
-def _input_first(owner: nn.Module, attribute: str) -> bool:
-    """Weights stored as (in, out): transposed convolutions, and the Conv1D of HuggingFace's GPT-2."""
-    return attribute == "weight" and (isinstance(owner, _TRANSPOSED) or type(owner).__name__ == "Conv1D")
 
 
 def declare(model: nn.Module, name: str, texts: Sequence[str | None] | str, sizes: Mapping[str, int]) -> Entry:
@@ -143,8 +137,7 @@ def declare(model: nn.Module, name: str, texts: Sequence[str | None] | str, size
         _check_axis(name, axis, spec, length, sizes)
     if len(entry.ends) > 2:
         raise ValueError(f"axes of {name!r} must hold neurons on at most two axes, held them on {len(entry.ends)}")
-    grouped = isinstance(owner, _CONVOLUTION) and owner.groups > 1 and attribute == "weight"
-    if grouped and entry.axes[1].terms:
+    if is_grouped_convolution(owner) and attribute == "weight" and entry.axes[1].terms:
         raise ValueError(f"axes of {name!r}: axis 1 must be None in a convolution of {owner.groups} groups")
     return entry
 
@@ -166,12 +159,14 @@ def _check_axis(name: str, axis: int, spec: Axis, length: int, sizes: Mapping[st
     )
 
 
-def check_together(entries: Sequence[Entry], sizes: Mapping[str, int], inner: Sequence[str]) -> None:
+def check_together(
+    entries: Sequence[Entry], sizes: Mapping[str, int], inner: Sequence[str], blocks: Mapping[str, int]
+) -> None:
     """Refuses what would be torn apart by a relocation.
 
     Raises:
         ValueError: a group is used nowhere, one tensor is declared in two ways, tensors of one module that share an
-            axis are declared differently or one of them is not declared.
+            axis are declared differently or one of them is not declared, a module's heads or groups are not kept whole.
     """
     used = {group for entry in entries for group in entry.groups}
     for group in sizes:
@@ -180,14 +175,16 @@ def check_together(entries: Sequence[Entry], sizes: Mapping[str, int], inner: Se
     first: dict[int, Entry] = {}
     for entry in entries:
         other = first.setdefault(id(entry.tensor), entry)
-        if other.axes != entry.axes:
+        if [axis.terms for axis in other.axes] != [axis.terms for axis in entry.axes] or other.ends != entry.ends:
             raise ValueError(
                 f"axes must agree on one tensor under two names: {other.name!r} has {other.texts},"
                 f" {entry.name!r} has {entry.texts}"
             )
     declared = {(id(entry.owner), entry.attribute): entry for entry in entries}
+    for owner in {id(entry.owner): entry.owner for entry in entries}.values():
+        _check_shared_axes(owner, declared)
+        _check_grouped_axes(owner, declared, sizes, inner, blocks)
     for entry in entries:
-        _check_shared_axes(entry, declared)
         lengths = {axis.length(sizes) for axis in entry.axes if set(axis.groups) & set(inner)}
         for name, tensor in {**entry.owner._parameters, **entry.owner._buffers}.items():
             if tensor is not None and (id(entry.owner), name) not in declared and lengths & set(tensor.shape):
@@ -197,35 +194,41 @@ def check_together(entries: Sequence[Entry], sizes: Mapping[str, int], inner: Se
                 )
 
 
-def _check_shared_axes(entry: Entry, declared: Mapping[tuple[int, str], Entry]) -> None:
-    for shared in _shared_axes(entry.owner):
-        if entry.attribute not in shared:
-            continue
-        mine = entry.axes[shared[entry.attribute]]
-        for attribute, axis in shared.items():
-            other = declared.get((id(entry.owner), attribute))
-            if other is not None and other.axes[axis].terms != mine.terms:
+def _check_shared_axes(owner: nn.Module, declared: Mapping[tuple[int, str], Entry]) -> None:
+    for shared in shared_axes(owner):
+        found = [(x, declared[id(x.owner), x.attribute]) for x in shared if (id(x.owner), x.attribute) in declared]
+        for x, entry in found[1:]:
+            other, first = found[0]
+            mine, its = entry.axes[x.axis], first.axes[other.axis]
+            if mine.unfolded * other.times != its.unfolded * x.times:
                 raise ValueError(
-                    f"axes must agree where {entry.name!r} and {other.name!r} share an axis:"
-                    f" {mine.text!r} and {other.axes[axis].text!r}"
+                    f"axes must agree where {first.name!r} and {entry.name!r} share an axis:"
+                    f" {its.text!r} and {mine.text!r}"
                 )
 
 
-def _shared_axes(owner: nn.Module) -> list[dict[str, int]]:
-    """Axes that are one and the same in several tensors of a module: for each, the tensors' axis by name."""
-    if isinstance(owner, (nn.Linear, _CONVOLUTION)):
-        return [{"weight": 1 if isinstance(owner, _TRANSPOSED) else 0, "bias": 0}]
-    if isinstance(owner, (nn.modules.batchnorm._NormBase, nn.GroupNorm)):
-        return [dict.fromkeys(("weight", "bias", "running_mean", "running_var"), 0)]
-    if isinstance(owner, (nn.LayerNorm, nn.RMSNorm)):
-        return [{"weight": k, "bias": k} for k in range(len(owner.normalized_shape))]
-    if isinstance(owner, nn.MultiheadAttention):
-        return [{"in_proj_weight": 0, "in_proj_bias": 0}]
-    if isinstance(owner, (nn.RNNBase, nn.modules.rnn.RNNCellBase)):
-        suffixes = {name.split("_", 2)[2] if name.count("_") > 1 else "" for name in owner._parameters}
-        kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        return [{f"{kind}_{suffix}" if suffix else kind: 0 for kind in kinds} for suffix in suffixes]
-    return []
+def _check_grouped_axes(
+    owner: nn.Module,
+    declared: Mapping[tuple[int, str], Entry],
+    sizes: Mapping[str, int],
+    inner: Sequence[str],
+    blocks: Mapping[str, int],
+) -> None:
+    for grouped in grouped_axes(owner):
+        entry = declared.get((id(owner), grouped.attribute))
+        axis = None if entry is None else entry.axes[grouped.axis]
+        for term in axis.terms if axis is not None and set(axis.groups) & set(inner) else ():
+            block = sizes[term.group] // blocks.get(term.group, 1) * term.run
+            if term.run % grouped.size and (block != grouped.size or not grouped.alike):
+                needed = (
+                    f"blocks of {term.group!r} that are {grouped.size} entries long"
+                    if grouped.alike
+                    else f"neurons of {grouped.size} entries"
+                )
+                raise ValueError(
+                    f"axis {grouped.axis} of {entry.name!r}, {axis.text!r}, falls into groups of {grouped.size}"
+                    f" and must have {needed}, or they would be torn apart"
+                )
 
 
 def check_blocks(blocks: Mapping[str, int] | None, sizes: Mapping[str, int]) -> dict[str, int]:

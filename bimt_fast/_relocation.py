@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import partial, reduce
 from typing import TYPE_CHECKING
 
 import torch
@@ -61,7 +61,8 @@ class Relocation:
         charged = [p for p in self.parts if p.entry in wiring._charged and p.entry.tensor.requires_grad]
         self.connections = [p for p in charged if wiring._distance_scale[p.entry.name] != 0]
         if len({p.weight.dtype for p in self.connections}) > 1:
-            self.connections = [replace(p, weight=widened(p.weight)) for p in self.connections]
+            wide = reduce(torch.promote_types, (widened(p.weight).dtype for p in self.connections))
+            self.connections = [replace(p, weight=p.weight.to(wide)) for p in self.connections]
         self.recurrent = {p.out for p in self.connections if p.out == p.source}
         self._sitting: dict[tuple, Tensor] = {}  # positions of neurons by group, dtype and device
 
@@ -194,6 +195,20 @@ class Relocation:
         assignment = self.assignment[group].to(flow.device)
         return functional.best_swaps(self._recurrent_cost(group, assignment), assignment, flow=flow, distance=distance)
 
+    def best_swaps_in_blocks(self, group: str) -> tuple[Tensor, Tensor]:
+        """Delta and partner of every neuron of a group in blocks, from where all sit now; partners of its own block."""
+        cost, assignment = self._placement_cost(group), self.assignment[group]
+        if cost is None:
+            return torch.zeros(len(assignment)), torch.arange(len(assignment))
+        m, found = len(assignment) // self.wiring.blocks[group], []
+        for start in range(0, len(assignment), m):
+            slots = assignment[start : start + m].to(cost.device)
+            place = slots[0] // m * m
+            delta, partner = functional.best_swaps(cost[start : start + m, place : place + m], slots - place)
+            found.append((delta, partner + start))
+        deltas, partners = zip(*found, strict=True)
+        return torch.cat(deltas), torch.cat(partners)
+
     def placement(self, group: str, slots: Tensor, sitting: Tensor | None = None) -> tuple[tuple, Tensor | None] | None:
         """Arguments and table of placement_cost, all others where they are; None where nothing else joins the group.
 
@@ -314,8 +329,13 @@ def travelling_axes(key: str, state: object, tensor: Tensor) -> dict[int, int] |
 
 def copies_of(module: nn.Module, name: str) -> list[Tensor]:
     """The tensor of that name in a copy of the model, which may be wrapped (AveragedModel, DataParallel)."""
-    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    for full_name in (name, f"module.{name}"):
-        if full_name in tensors:
-            return [tensors[full_name]]
+    path, _, attribute = name.rpartition(".")
+    for model in (module, module._modules.get("module")):
+        try:
+            owner = model.get_submodule(path)
+        except AttributeError:
+            continue
+        tensor = owner._parameters.get(attribute, owner._buffers.get(attribute))
+        if tensor is not None:
+            return [tensor]
     raise ValueError(f"follower must have the tensors of the wiring, lacked {name!r}")

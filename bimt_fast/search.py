@@ -47,7 +47,7 @@ def in_blocks(
     """The same where neurons fall into blocks of consecutive ones, which trade places whole, and so do places.
 
     "assignment" is exact: each block's best order in each place, then the best places. The others move blocks as
-    their neurons lie in them, then neurons within each block.
+    their neurons lie in them, then neurons within each block; "matching" until neither improves.
 
     Args:
         cost: (n, n) placement cost.
@@ -62,28 +62,34 @@ def in_blocks(
     """
     m = len(assignment) // blocks
     cells = cost.reshape(blocks, m, blocks, m)  # [B, j, Q, w]: neuron j of block B in place w of block place Q
-    place, within = assignment.view(blocks, m)[:, 0] // m, assignment.view(blocks, m) % m
-    ranked, swaps = None, 0
+    place, within, swaps = assignment.view(blocks, m)[:, 0] // m, assignment.view(blocks, m) % m, 0
     if strategy == "assignment":
-        orders = torch.stack(
-            [torch.stack([linear_assignment(cells[b, :, q]) for q in range(blocks)]) for b in range(blocks)]
-        )
-        by_place = cells.transpose(1, 2).gather(3, orders[..., None]).sum((2, 3))
-        new_place = linear_assignment(by_place)
-        new = (new_place[:, None] * m + orders[torch.arange(blocks), new_place]).flatten()
-        return new, swaps_between(place, new_place) + sum(
-            swaps_between(a, b) for a, b in zip(within, new.view(blocks, m) % m, strict=True)
-        )
+        new_place, new_within = _best_in_blocks(cells)
+        swaps = sum(swaps_between(a, b) for a, b in zip(within, new_within, strict=True))
+        return (new_place[:, None] * m + new_within).flatten(), swaps + swaps_between(place, new_place)
+    ranked = None
     if neurons is not None:
         ranked = torch.tensor(list(dict.fromkeys((neurons // m).tolist())), dtype=torch.int64)[:top_k]
-    by_place = cells.gather(3, within[:, :, None, None].expand(blocks, m, blocks, 1)).sum((1, 3))
-    place, swaps = assign(by_place, place, strategy, ranked)
-    visited = range(blocks) if ranked is None else ranked.tolist()
-    for b in visited:
-        order = None if neurons is None else neurons[neurons // m == b] % m
-        within[b], done = assign(cells[b, :, place[b]], within[b].clone(), strategy, order)
+    while True:
+        by_place = cells.gather(3, within[:, :, None, None].expand(blocks, m, blocks, 1)).sum((1, 3))
+        place, done = assign(by_place, place, strategy, ranked)
+        for b in range(blocks) if ranked is None else ranked.tolist():
+            order = None if neurons is None else neurons[neurons // m == b] % m
+            within[b], of_neurons = assign(cells[b, :, place[b]], within[b].clone(), strategy, order)
+            done += of_neurons
         swaps += done
-    return (place[:, None] * m + within).flatten(), swaps
+        if strategy == "greedy" or not done:
+            return (place[:, None] * m + within).flatten(), swaps
+
+
+def _best_in_blocks(cells: Tensor) -> tuple[Tensor, Tensor]:
+    """The best place of each block, and of each neuron within it: blocks (B,), neurons (B, m)."""
+    blocks = len(cells)
+    orders = torch.stack(
+        [torch.stack([linear_assignment(cells[b, :, q]) for q in range(blocks)]) for b in range(blocks)]
+    )
+    place = linear_assignment(cells.transpose(1, 2).gather(3, orders[..., None]).sum((2, 3)))
+    return place, orders[torch.arange(blocks), place]
 
 
 def greedy(cost: Tensor, assignment: Tensor, neurons: Tensor) -> tuple[Tensor, int]:

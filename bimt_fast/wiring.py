@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from . import functional, search
 from ._axes import Layout
-from ._declaration import NORMALISATION, Entry, Part, check_blocks, check_together, checked_positions, declare
+from ._declaration import Entry, Part, check_blocks, check_together, checked_positions, declare
+from ._modules import is_normalisation
 from ._relocation import (
     STRATEGIES,
     GroupReport,
@@ -31,7 +32,16 @@ from ._relocation import (
     travelling_axes,
 )
 from .geometry import TABLE, metric_row
-from .ops import COMPUTE_DTYPE, add_grad, check_add_grad, check_assignment, check_number, check_permutation, total_cost
+from .ops import (
+    COMPUTE_DTYPE,
+    add_grad,
+    check_add_grad,
+    check_assignment,
+    check_float,
+    check_number,
+    check_permutation,
+    total_cost,
+)
 
 _PLANS_KEPT = 16
 
@@ -59,9 +69,13 @@ class Plan:
         return [x if layout is None else layout.view(x) for x, layout in zip(tensors, self.layouts, strict=True)]
 
     def aligned(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The same, with copies of those whose strides are not those of the plan's tensors."""
+        """The same, with copies of those whose strides are not those of the plan's tensors.
+
+        Raises:
+            TypeError: one that would need a copy is sparse.
+        """
         return [
-            x if layout is None or x.stride() == own.stride() else torch.empty_like(own).copy_(x)
+            x if layout is None else _strided_like(own, x)
             for x, own, layout in zip(tensors, self.tensors, self.layouts, strict=True)
         ]
 
@@ -162,9 +176,10 @@ class Wiring:
         self._sizes = {group: len(x) for group, x in self._slots.items()}
         self._entries = [declare(model, name, texts, self._sizes) for name, texts in axes.items()]
         boundary = [group for group in self._slots if self._is_boundary(group)]
-        check_together(self._entries, self._sizes, [group for group in self._slots if group not in boundary])
-        self._permutations = {group: torch.arange(self._sizes[group]) for group in boundary}
+        inner = [group for group in self._slots if group not in boundary]
         self.blocks = check_blocks(blocks, self._sizes)
+        check_together(self._entries, self._sizes, inner, self.blocks)
+        self._permutations = {group: torch.arange(self._sizes[group]) for group in boundary}
         self.frozen = self._known_groups("frozen", frozen)
         self._distance_scale = self._by_name("distance_scale", distance_scale, _checked_number)
         self._base_length = self._by_name("base_length", base_length, _checked_number)
@@ -177,7 +192,7 @@ class Wiring:
             for entry in self._entries
             if tied[id(entry.tensor)] is entry
             and entry.name not in unpenalised
-            and (entry.name in penalised or not isinstance(entry.owner, NORMALISATION))
+            and (entry.name in penalised or not is_normalisation(entry.owner))
             and isinstance(entry.tensor, nn.Parameter)
         ]
         self._plan_cache: dict[tuple, list[Plan]] = {}
@@ -265,17 +280,24 @@ class Wiring:
         Each part has `.entry`, `.label`, `.out` and `.source` (group names) and `.weight`: a view of the tensor,
         signed, where each neuron has one entry on both axes; else sums of |w| over folds, runs and other axes.
         """
-        for entry in self._entries:
-            if entry.is_connection:
-                yield from entry.parts(self._sizes)
+        for entry in self._distinct_connections():
+            yield from entry.parts(self._sizes)
+
+    def _distinct_connections(self) -> list[Entry]:
+        """A tensor under several names under its first."""
+        tied = {id(entry.tensor): entry for entry in reversed(self._entries) if entry.is_connection}
+        return [entry for entry in self._entries if tied.get(id(entry.tensor)) is entry]
 
     def place(self, group: str | Mapping[str, Tensor], positions: Tensor | None = None) -> None:
         """Gives groups new slot positions: place(group, positions), or place({group: positions, ...}).
 
+        Positions that are a parameter take the values, unless another parameter is given in its place.
+
         Raises:
             TypeError: positions are not float tensors (int64 where the metric is a distance tensor).
             ValueError: a group is unknown, a count differs, a position is not finite, not inside the unit ball where
-                the metric needs it, or no index of the distance tensor. Nothing is placed then.
+                the metric needs it, no index of the distance tensor, or of another shape than a parameter's. Nothing
+                is placed then.
         """
         placed = dict(group) if isinstance(group, Mapping) else {group: positions}
         self._known_groups("group", placed)
@@ -283,8 +305,18 @@ class Wiring:
             placed[name] = checked_positions(name, x, self.metric)
             if len(placed[name]) != len(self._slots[name]):
                 raise ValueError(f"positions of {name!r} must be {len(self._slots[name])}, were {len(placed[name])}")
-        self._slots.update(placed)
+            if self._stays_learned(name, placed[name]) and placed[name].shape != self._slots[name].shape:
+                shape = tuple(self._slots[name].shape)
+                raise ValueError(f"positions of {name!r}, a parameter, must keep their shape {shape}")
+        for name, x in placed.items():
+            if self._stays_learned(name, x):
+                self._slots[name].data.copy_(x)
+            else:
+                self._slots[name] = x
         self._plan_cache.clear()
+
+    def _stays_learned(self, group: str, positions: Tensor) -> bool:
+        return isinstance(self._slots[group], nn.Parameter) and not isinstance(positions, nn.Parameter)
 
     def load_permutations(self, permutations: Mapping[str, Tensor]) -> None:
         """Restores what `permutation` gave for boundary groups, as a checkpoint does.
@@ -297,6 +329,7 @@ class Wiring:
                 raise ValueError(f"permutations must be of boundary groups {tuple(self._permutations)}, had {group!r}")
             check_assignment("permutations", permutation, len(self._slots[group]), torch.device("cpu"))
             check_permutation("permutations", permutation)
+            self._check_blocks_whole("permutations", group, permutation)
         self._permutations.update({g: p.clone() for g, p in permutations.items()})
         self._plan_cache.clear()
 
@@ -427,16 +460,15 @@ class Wiring:
         if not check_number("unit", unit, 0):
             raise ValueError("unit must be above 0, was 0")
         parts = {}
-        for entry in self._entries:
-            if entry.is_connection:
-                layout = entry.layout()
-                w = entry.tensor if layout is None else layout.view(entry.tensor)
-                kept = ~(w.abs() <= threshold)  # NaN is kept, and shows
-                out_pos, in_pos = self._end_positions(entry, layout, w)
-                counted = torch.where(kept, w.abs() if weighted else 1.0, 0.0).to(w.dtype)
-                name, table = self._metric_for(w)
-                cost = torch.ops.bimt_fast.connection_cost(counted, out_pos, in_pos, name, 1 / unit, 0.0, table)
-                parts[entry.name] = cost.item()
+        for entry in self._distinct_connections():
+            layout = entry.layout()
+            w = entry.tensor if layout is None else layout.view(entry.tensor)
+            kept = ~(w.abs() <= threshold)  # NaN is kept, and shows
+            out_pos, in_pos = self._end_positions(entry, layout, w)
+            counted = torch.where(kept, w.abs() if weighted else 1.0, 0.0).to(w.dtype)
+            name, table = self._metric_for(w)
+            cost = torch.ops.bimt_fast.connection_cost(counted, out_pos, in_pos, name, 1 / unit, 0.0, table)
+            parts[entry.name] = cost.item()
         return Length(parts)
 
     @torch.no_grad()
@@ -453,16 +485,16 @@ class Wiring:
             TypeError, ValueError: threshold is no number of at least 0, weights are not finite. Nothing is pruned then.
         """
         threshold = check_number("threshold", threshold, 0)
-        connections = {id(e.tensor): e for e in reversed(self._entries) if e.is_connection}
-        for entry in connections.values():
+        connections = self._distinct_connections()
+        for entry in connections:
             if not entry.tensor.isfinite().all():
                 raise ValueError(f"{entry.name!r} must be finite to be pruned, held NaN or infinity")
         removed, left, spared = {}, {}, []
-        for entry in reversed(connections.values()):
+        for entry in connections:
             w = entry.tensor.detach()
             small = w.abs() <= threshold
             if w.numel() and small.all():
-                small.view(-1)[w.abs().argmax()] = False
+                small[torch.unravel_index(w.abs().argmax(), w.shape)] = False
                 spared.append(entry.name)
             removed[entry.name] = int((small & (w != 0)).sum())
             w.masked_fill_(small, 0)
@@ -476,21 +508,24 @@ class Wiring:
     def plans(self, tensors: Sequence[Tensor], bias: bool = True, distance_scale: float | None = None) -> list[Plan]:
         """Groups the trainable ones among tensors by dtype and device; kept until positions or parameters change.
 
-        Tensors that are not charged have the coefficient 0. Where positions are learned nothing is kept.
+        Tensors that are not charged have the coefficient 0. Where positions are parameters nothing is kept.
         """
         if distance_scale is not None:
             distance_scale = _checked_number("distance_scale", distance_scale)
         state = tuple((id(w), w.dtype, w.device, w.requires_grad, w.dim() > 2 and w.stride()) for w in tensors)
         key = (bias, distance_scale, state)
-        if key not in self._plan_cache or any(x.requires_grad for x in self._slots.values()):
+        if key not in self._plan_cache:
             charged = {id(e.tensor): e for e in self._charged if bias or not e.is_bias}
             kinds: dict[tuple, list] = {}
             for tensor in tensors:
                 if tensor.requires_grad:
                     kinds.setdefault((tensor.dtype, tensor.device), []).append((tensor, charged.get(id(tensor))))
+            plans = [self._plan(items, distance_scale) for items in kinds.values()]
+            if any(isinstance(x, nn.Parameter) for x in self._slots.values()):
+                return plans
             if len(self._plan_cache) >= _PLANS_KEPT:
                 self._plan_cache.clear()
-            self._plan_cache[key] = [self._plan(items, distance_scale) for items in kinds.values()]
+            self._plan_cache[key] = plans
         return self._plan_cache[key]
 
     def _check_coordinates(self, entry: Entry) -> None:
@@ -607,6 +642,8 @@ class Wiring:
     def best_swaps(self, group: str, top_k: int | None = None) -> tuple[Tensor, Tensor]:
         """The best swap of every neuron of a group from where it sits now, or the best pairs of all.
 
+        In a group of blocks, a neuron's partner is of its own block.
+
         The same as functional.best_swaps of the group's placement cost, without that (n, n) matrix: with metric "l1"
         on a CPU, tiles of it are made again from running sums in O(n*m + n^2) time, and the extra memory is less
         than a tenth of the weights' bytes, a few MiB for every thread aside (and what a large top_k needs). Other
@@ -634,10 +671,15 @@ class Wiring:
         if top_k is not None and top_k < 0:
             raise ValueError(f"top_k must be a non-negative integer or None, was {top_k}")
         relocation = Relocation(self, "matching", None)
-        if group in relocation.recurrent:
-            if top_k is not None:
-                raise NotImplementedError(f"top_k is not available for the recurrent group {group!r}")
+        recurrent, in_blocks = group in relocation.recurrent, group in self.blocks
+        if recurrent and in_blocks:
+            raise NotImplementedError(f"swaps of the recurrent group {group!r} in blocks are not available")
+        if top_k is not None and (recurrent or in_blocks):
+            raise NotImplementedError(f"top_k is not available for {group!r}, which is recurrent or in blocks")
+        if recurrent:
             return relocation.best_recurrent_swaps(group)
+        if in_blocks:
+            return relocation.best_swaps_in_blocks(group)
         placement = relocation.placement(group, self.neuron_positions(group))
         if placement is None:  # nothing joins the group: nothing improves
             slots = torch.zeros(len(self._slots[group]), 0)
@@ -670,12 +712,15 @@ class Wiring:
             raise ValueError(f"group must be an inner group, {group!r} is an input or output of the model")
         check_assignment("permutation", permutation, len(self._slots[group]))
         check_permutation("permutation", permutation)
-        if group in self.blocks:
-            places = permutation.view(self.blocks[group], -1) // (self._sizes[group] // self.blocks[group])
-            if (places != places[:, :1]).any():
-                raise ValueError(f"permutation must keep the {self.blocks[group]} blocks of {group!r} whole, did not")
+        self._check_blocks_whole("permutation", group, permutation)
         self._check_followers(optimizer)
-        self._move({group: permutation.argsort()}, optimizer)
+        self._move({group: permutation.cpu().argsort()}, optimizer)
+
+    def _check_blocks_whole(self, argument: str, group: str, permutation: Tensor) -> None:
+        count = self.blocks.get(group, 1)
+        places = permutation.view(count, -1) // max(self._sizes[group] // count, 1)
+        if (places != places[:, :1]).any():
+            raise ValueError(f"{argument} must keep the {count} blocks of {group!r} whole, did not")
 
     def _check_relocation(self, strategy, groups, top_k, optimizer) -> tuple[str, ...]:
         if strategy not in STRATEGIES:
@@ -707,21 +752,24 @@ class Wiring:
 
     def _check_followers(self, optimizer: torch.optim.Optimizer | None) -> None:
         """Refuses optimizers whose state cannot travel with the neurons."""
-        if optimizer is None:
-            return
-        _check_optimizer(optimizer)
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         tensors = {id(e.tensor): e for e in self._entries}
-        if not held & tensors.keys():
-            raise ValueError("optimizer must hold parameters of the wiring, held none of them")
-        for tensor, state in optimizer.state.items():
-            entry = tensors.get(id(tensor))
-            for key, value in state.items() if entry else ():
-                if travelling_axes(key, value, tensor) is None:
-                    raise ValueError(
-                        f"optimizer must keep state of the shape of its parameter, or one value an axis: {key!r} of"
-                        f" {entry.name!r} cannot follow its neurons"
-                    )
+        if optimizer is not None:
+            _check_optimizer(optimizer)
+            held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            if not held & tensors.keys():
+                raise ValueError("optimizer must hold parameters of the wiring, held none of them")
+        for following in self._all_optimizers(optimizer):
+            for tensor, state in following.state.items():
+                entry = tensors.get(id(tensor))
+                for key, value in state.items() if entry else ():
+                    if travelling_axes(key, value, tensor) is None:
+                        raise ValueError(
+                            f"optimizer must keep state of the shape of its parameter, or one value an axis: {key!r}"
+                            f" of {entry.name!r} cannot follow its neurons"
+                        )
+
+    def _all_optimizers(self, optimizer: torch.optim.Optimizer | None) -> set[torch.optim.Optimizer]:
+        return {*self._optimizers, *([] if optimizer is None else [optimizer])}
 
     def _refuse_non_finite(self) -> None:
         for entry in self._charged:
@@ -732,7 +780,7 @@ class Wiring:
         """Moves neuron i of each group to slot assignments[group][i]: all of them, or after a failure none."""
         boundary = {g: a for g, a in assignments.items() if g in self._permutations}
         orders = {g: a.argsort() for g, a in assignments.items() if g not in self._permutations}
-        optimizers = {*self._optimizers, *([] if optimizer is None else [optimizer])}
+        optimizers = self._all_optimizers(optimizer)
         mover = Mover()
         self._plan_cache.clear()  # first: an interrupt may fall behind the last line of this function
         try:
@@ -748,7 +796,9 @@ class Wiring:
                     mover.permute(travelling, {k: moves[axis] for k, axis in axes.items() if axis in moves})
                 for follower in self._followers:
                     for travelling in follower(entry.name):
-                        mover.permute(travelling.data, moves)
+                        if id(travelling) not in seen:  # which may follow under two names, or twice
+                            seen.add(id(travelling))
+                            mover.permute(travelling.data, moves)
             self._permutations = {**self._permutations, **boundary}
         except BaseException:
             mover.undo()
@@ -770,6 +820,11 @@ def _fitting(layout: Layout | None, tensor: Tensor, entry: Entry | None) -> Layo
         except RuntimeError:
             raise ValueError(f"{entry.name!r} must lie in memory without gaps, had strides {tensor.stride()}") from None
     return layout
+
+
+def _strided_like(own: Tensor, x: Tensor) -> Tensor:
+    check_float("grads", x)
+    return x if x.stride() == own.stride() else torch.empty_like(own).copy_(x)
 
 
 def _checked_number(argument: str, value: object) -> float:
