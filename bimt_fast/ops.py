@@ -578,7 +578,7 @@ _register(
 # quadratic_walks: not differentiable
 
 
-def _quadratic_check(flow, distance, linear, assignments, seeds, limits, gains, done, memory, *settings):
+def _quadratic_check(flow, distance, linear, assignments, seeds, limits, costs, done, memory, *settings):
     check_float("flow", flow, (torch.int32, torch.float64))
     n = flow.shape[0] if flow.dim() else 0
     for name, matrix in (("flow", flow), ("distance", distance), ("linear", linear)):
@@ -587,9 +587,9 @@ def _quadratic_check(flow, distance, linear, assignments, seeds, limits, gains, 
             check_like(name, matrix, "flow", flow)
     check_shape("assignments", assignments, None, n)
     walks = assignments.shape[0]
-    tensors = {"assignments": assignments, "seeds": seeds, "limits": limits, "gains": gains, "done": done}
+    tensors = {"assignments": assignments, "seeds": seeds, "limits": limits, "costs": costs, "done": done}
     for name, tensor in tensors.items():
-        check_float(name, tensor, (torch.float64 if name == "gains" else torch.int64,))
+        check_float(name, tensor, (torch.float64 if name == "costs" else torch.int64,))
         check_shape(name, tensor, walks, *((n,) if name == "assignments" else ()))
         if not tensor.is_contiguous():
             raise ValueError(f"{name} must be contiguous, had strides {tensor.stride()}")
@@ -602,7 +602,7 @@ def _quadratic_walks(flow, *rest):
 
 _register(
     "quadratic_walks(Tensor flow, Tensor distance, Tensor? linear, Tensor(a!) assignments, Tensor seeds,"
-    " Tensor limits, Tensor(b!) gains, Tensor(c!) done, Tensor(d!)? memory, bool tabu, bool symmetric, float least,"
+    " Tensor limits, Tensor(b!) costs, Tensor(c!) done, Tensor(d!)? memory, bool tabu, bool symmetric, float least,"
     " float seconds) -> ()",
     _quadratic_walks,
     lambda *arguments: _quadratic_check(*arguments),

@@ -5,6 +5,7 @@ minimise sum_i linear[i, a[i]] + sum_ij flow[i, j] * distance[a[i], a[j]] over p
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -20,7 +21,7 @@ Matrix = Tensor | np.ndarray
 STRATEGIES = ("greedy", "matching", "tabu")
 _SLICE = 0.05  # seconds between two looks at Ctrl-C
 _CREW = 8  # walks of one start that run side by side
-_SHORTEST = 20  # times n: iterations of a walk while the population makes progress
+_SHORTEST = 8  # times n: iterations of a walk while the population makes progress
 _LENGTHEN = 4  # rounds without progress, after which walks get twice as long
 _PATIENCE = 20  # and after so many the population is given up
 _FAR = 2**30  # iterations that no walk comes to
@@ -128,37 +129,48 @@ def _permutation(assignment: Matrix, n: int) -> Tensor:
 
 
 class Problem:
-    """Matrices (n, n) in float64 on the CPU, and in the form that the walks of the kernels take."""
+    """Matrices (n, n) in float64 on the CPU, and in the form that the walks of the kernels take.
+
+    In NumPy: on small matrices torch's own threads would cost more than the search.
+    """
 
     def __init__(self, flow: Tensor, distance: Tensor, linear: Tensor | None = None) -> None:
-        self.flow, self.distance, self.linear = flow, distance, linear
-        self.n = flow.shape[0]
-        own = torch.outer(flow.diagonal(), distance.diagonal())
-        linear = own if linear is None else linear + own
-        flow, distance = (x - torch.diag(x.diagonal()) for x in (flow, distance))
+        self.flow, self.distance = flow.numpy(), distance.numpy()
+        self.linear = None if linear is None else linear.numpy()
+        self.n = len(self.flow)
+        costs = np.outer(self.flow.diagonal(), self.distance.diagonal())
+        costs = costs if self.linear is None else costs + self.linear
+        flow, distance = self.flow.copy(), self.distance.copy()
+        np.fill_diagonal(flow, 0)
+        np.fill_diagonal(distance, 0)
         # Where one matrix is symmetric, only what the other has in both directions together matters.
         self.symmetric = True
-        if torch.equal(distance, distance.T):
+        if np.array_equal(distance, distance.T):
             flow = flow + flow.T
-        elif torch.equal(flow, flow.T):
+        elif np.array_equal(flow, flow.T):
             distance = distance + distance.T
         else:
             self.symmetric = False
-        bound = 0.0
-        if self.n:
-            f, d = flow.abs(), distance.abs()
-            sums = (max(x.sum(0).max().item(), x.sum(1).max().item()) for x in (f, d))
-            bound = min(s * x.max().item() for s, x in zip(sums, (d, f), strict=True)) + linear.abs().max().item()
-        integral = all(torch.equal(x, x.round()) for x in (flow, distance, linear))
-        self.least = 0.0 if integral and 16 * bound < 2**53 else 1e-13 * bound
-        dtype = torch.int32 if integral and 16 * bound < _LARGEST else torch.float64
-        self.walked = (flow.to(dtype), distance.to(dtype), linear.to(dtype) if linear.any() else None)
+        bound = 16 * _largest_change(flow, distance, costs)
+        integral = all(np.array_equal(x, np.rint(x)) for x in (flow, distance, costs))
+        self.least = 0.0 if integral and bound < 2**53 else 1e-14 * bound
+        dtype = torch.int32 if integral and bound < 2**31 else torch.float64
+        needed = (flow, distance, costs if costs.any() else None)
+        self.walked = tuple(None if x is None else torch.from_numpy(x).to(dtype) for x in needed)
 
     def cost(self, assignment: Tensor) -> float:
-        total = (self.flow * self.distance[assignment][:, assignment]).sum()
-        if self.linear is not None:
-            total += self.linear.gather(1, assignment[:, None]).sum()
-        return total.item()
+        a = assignment.numpy()
+        total = (self.flow * self.distance[np.ix_(a, a)]).sum()
+        return float(total if self.linear is None else total + self.linear[np.arange(self.n), a].sum())
+
+
+def _largest_change(flow: np.ndarray, distance: np.ndarray, linear: np.ndarray) -> float:
+    """More than any neuron can cost anywhere."""
+    if not flow.size:
+        return 0.0
+    flow, distance = np.abs(flow), np.abs(distance)
+    row, other_row = (max(x.sum(0).max(), x.sum(1).max()) for x in (flow, distance))
+    return min(row * distance.max(), other_row * flow.max()) + np.abs(linear).max()
 
 
 def search(
@@ -171,17 +183,17 @@ def search(
     seed: int,
 ) -> tuple[Tensor, int]:
     """The best assignment found, and the iterations of all starts."""
-    randoms = [np.random.default_rng([seed, k]) for k in range(starts)]
-    begin = torch.stack([torch.from_numpy(random.permutation(problem.n)) for random in randoms])
+    random = np.random.default_rng(seed)
+    begin = torch.from_numpy(random.permuted(np.tile(np.arange(problem.n), (starts, 1)), axis=1))
     if assignment is not None:
         begin[0] = assignment
     if problem.n < 2:
         return begin[0], 0
     if strategy == "tabu":
-        return _tabu(problem, begin, assignment is not None, randoms, max_iterations, deadline)
+        return _tabu(problem, begin, assignment is not None, seed, max_iterations, deadline)
     if strategy == "greedy":
         return _greedy(problem, begin, max_iterations, deadline)
-    walks = Walks(problem, begin, randoms)
+    walks = Walks(problem, begin, [0] * starts)
     walks.run([_FAR if max_iterations is None else min(max_iterations, _FAR)] * starts, False, deadline)
     return walks.best(), walks.iterations
 
@@ -189,11 +201,11 @@ def search(
 class Walks:
     """Walks of the kernels from several assignments, and what they found."""
 
-    def __init__(self, problem: Problem, assignments: Tensor, randoms: list[np.random.Generator]) -> None:
+    def __init__(self, problem: Problem, assignments: Tensor, seeds: Sequence[int]) -> None:
         self.problem = problem
-        self.found = assignments.clone()
-        self.costs = np.array([problem.cost(a) for a in assignments])
-        self.seeds = torch.tensor([int(r.integers(2**62)) for r in randoms], dtype=torch.int64)
+        self.found = assignments.clone(memory_format=torch.contiguous_format)
+        self.costs = np.full(len(assignments), np.inf)
+        self.seeds = torch.tensor(seeds, dtype=torch.int64)
         self.iterations = 0
 
     def run(self, limits: list[int], tabu: bool, deadline: float) -> None:
@@ -201,12 +213,11 @@ class Walks:
         problem, count = self.problem, len(self.found)
         backend = kernels(torch.device("cpu"))
         memory = backend.quadratic_memory(problem.n, problem.walked[0].dtype, min(count, torch.get_num_threads()))
-        gains, done = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.int64)
-        results = (self.found, self.seeds, torch.tensor(limits), gains, done, memory)
+        done = torch.zeros(count, dtype=torch.int64)
+        results = (self.found, self.seeds, torch.tensor(limits), torch.from_numpy(self.costs), done, memory)
         settings = (tabu, problem.symmetric, problem.least)
         while not backend.quadratic_ended(memory, count) and (left := deadline - time.monotonic()) > 0:
             torch.ops.bimt_fast.quadratic_walks(*problem.walked, *results, *settings, min(left, _SLICE))
-        self.costs -= gains.numpy()
         self.iterations += int(done.sum())
 
     def best(self) -> Tensor:
@@ -215,8 +226,8 @@ class Walks:
 
 def _greedy(problem: Problem, begin: Tensor, max_iterations: int | None, deadline: float) -> tuple[Tensor, int]:
     """One pass over the neurons, those with the largest flows first; each takes its best swap."""
-    flow = problem.flow.abs()
-    order = (flow.sum(0) + flow.sum(1)).argsort(descending=True, stable=True)[:max_iterations].tolist()
+    flow = np.abs(problem.flow)
+    order = np.argsort(-(flow.sum(0) + flow.sum(1)), kind="stable")[:max_iterations].tolist()
     ends, visits = [], 0
     for start in begin:
         placed = Placed(problem, start)
@@ -233,9 +244,8 @@ class Placed:
     """An assignment and what every neuron costs where it is; in NumPy, whose calls on short rows are fast."""
 
     def __init__(self, problem: Problem, slot: Tensor) -> None:
-        self.flow, self.slot = problem.flow.numpy(), slot.numpy().copy()
-        self.linear = None if problem.linear is None else problem.linear.numpy()
-        self.distance = problem.distance.numpy()[np.ix_(self.slot, self.slot)]
+        self.flow, self.linear, self.slot = problem.flow, problem.linear, slot.numpy().copy()
+        self.distance = problem.distance[np.ix_(self.slot, self.slot)]
         flow, distance = self.flow, self.distance
         self.own = np.einsum("ij,ij->i", flow, distance) + np.einsum("ji,ji->i", flow, distance)
         if self.linear is not None:
@@ -279,18 +289,19 @@ def _tabu(
     problem: Problem,
     begin: Tensor,
     given: bool,
-    randoms: list[np.random.Generator],
+    seed: int,
     max_iterations: int | None,
     deadline: float,
 ) -> tuple[Tensor, int]:
     """Every start keeps a population; in each round all its members walk, side by side."""
     limit = float("inf") if max_iterations is None else max_iterations
-    crews = [_Crew(a, given and k == 0, limit, r) for k, (a, r) in enumerate(zip(begin, randoms, strict=True))]
+    crews = [_Crew(a, given and k == 0, limit, np.random.default_rng([seed, k])) for k, a in enumerate(begin)]
     iterations, best, best_cost = 0, begin[0], problem.cost(begin[0])
     while (crews := [crew for crew in crews if crew.left]) and time.monotonic() < deadline:
         limits = [crew.plan() for crew in crews]
         offspring = torch.cat([crew.offspring(len(mine)) for crew, mine in zip(crews, limits, strict=True)])
-        walks = Walks(problem, offspring, [crew.random for crew, mine in zip(crews, limits, strict=True) for _ in mine])
+        seeds = [s for crew, mine in zip(crews, limits, strict=True) for s in crew.seeds(len(mine))]
+        walks = Walks(problem, offspring, seeds)
         walks.run([steps for mine in limits for steps in mine], True, deadline)
         iterations += walks.iterations
         done = 0
@@ -323,6 +334,9 @@ class _Crew:
         each = int(min(_SHORTEST * self.n << self.idle // _LENGTHEN, self.left // count))
         self.left -= count * each
         return [each] * count
+
+    def seeds(self, count: int) -> list[int]:
+        return self.random.integers(2**62, size=count).tolist()
 
     def offspring(self, count: int) -> Tensor:
         if len(self.found) < _CREW:

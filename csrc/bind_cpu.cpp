@@ -420,7 +420,7 @@ void with_exactness(bool integers, F f) {
   integers ? f(int32_t()) : f(double());
 }
 
-// addresses: flow, its transpose, distance, linear, assignments, seeds, limits, gains, iterations done, memory.
+// addresses: flow, its transpose, distance, linear, assignments, seeds, limits, costs, iterations done, memory.
 void bind_quadratic_walks(bool integers, int64_t n, const py::tuple& addresses, bool symmetric, int64_t walks,
                           bool tabu, double least, int64_t slots, double seconds, int threads) {
   with_exactness(integers, [&](auto zero) {
@@ -435,7 +435,7 @@ void bind_quadratic_walks(bool integers, int64_t n, const py::tuple& addresses, 
     args.assignments = fields.address<int64_t>();
     args.seeds = fields.address<const uint64_t>();
     args.limits = fields.address<const int64_t>();
-    args.gains = fields.address<double>();
+    args.costs = fields.address<double>();
     args.done = fields.address<int64_t>();
     args.memory = fields.address<char>();
     args.symmetric = symmetric;

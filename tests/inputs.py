@@ -263,8 +263,8 @@ def quadratic_walks(dtype: torch.dtype, metric: str, n: int, smooth=False) -> It
         matrices = [None if x is None else x.to(kept) for x in (flow, distance, 9 * linear if sparse else None)]
         starts = torch.stack([permutation(n, k) for k in range(3)])
         seeds = torch.arange(5, 8) * 2**59
-        limits, gains = torch.tensor([40, 0, 55]), torch.zeros(3, dtype=torch.float64)
-        results = (starts, seeds, limits, gains, torch.zeros_like(limits), None)
+        limits, costs = torch.tensor([40, 0, 55]), torch.zeros(3, dtype=torch.float64)
+        results = (starts, seeds, limits, costs, torch.zeros_like(limits), None)
         name = f"{n}-{'symmetric' if symmetric else 'general'}-{'tabu' if tabu else 'descent'}"
         yield name, (*matrices, *results, tabu, symmetric, 0.0, float("inf"))
 

@@ -67,10 +67,10 @@ def test_every_step_is_the_best_by_brute_force(n, kind, backend):
     linear = 20 * inputs.matrix(n, n, seed="linear").round()
     for problem in (Problem(flow, distance), Problem(flow, distance, linear)):
         assignment = inputs.permutation(n)
-        close = 1e-12 * max(1.0, problem.flow.abs().sum().item() * problem.distance.abs().max().item())
+        close = 1e-12 * max(1.0, np.abs(problem.flow).sum() * np.abs(problem.distance).max())
         for _ in range(60):
             delta = true_deltas(problem, assignment)
-            walks = Walks(problem, assignment[None], [np.random.default_rng(0)])
+            walks = Walks(problem, assignment[None], [0])
             walks.run([1], False, float("inf"))
             (new,) = walks.found
             assert problem.cost(new) - problem.cost(assignment) == pytest.approx(
@@ -91,7 +91,7 @@ def test_long_walks_lose_nothing(n, kind, backend):
     """After hundreds of updates the gains still are those of the assignments, to the bit for integers."""
     problem = Problem(*matrices(n, kind))
     starts = torch.stack([inputs.permutation(n, k) for k in range(2)])
-    walks = Walks(problem, starts, [np.random.default_rng(k) for k in range(2)])
+    walks = Walks(problem, starts, range(2))
     walks.run([400] * 2, True, float("inf"))
     assert walks.iterations == 800
     expected = [problem.cost(a) for a in walks.found]
@@ -237,11 +237,11 @@ def test_slices_change_nothing(cpu_backend):
     """A walk that is cut into many calls goes the same way."""
     problem = Problem(*matrices(40, "general"))
     starts = torch.stack([inputs.permutation(40, k) for k in range(5)])
-    whole = Walks(problem, starts, [np.random.default_rng(k) for k in range(5)])
+    whole = Walks(problem, starts, range(5))
     whole.run([300] * 5, True, float("inf"))
     from bimt_fast import quadratic
 
-    cut = Walks(problem, starts, [np.random.default_rng(k) for k in range(5)])
+    cut = Walks(problem, starts, range(5))
     before, quadratic._SLICE = quadratic._SLICE, 1e-6
     try:
         cut.run([300] * 5, True, float("inf"))
@@ -269,10 +269,13 @@ def test_interrupt(strategy, cpu_backend):
     timer = threading.Timer(0.5, lambda: signal.pthread_kill(main, signal.SIGINT))
     timer.start()
     began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        while strategy == "matching":
-            bf.quadratic_assignment(flow, distance, strategy=strategy, starts=1000)
-        bf.quadratic_assignment(flow, distance, strategy=strategy, max_iterations=10**9)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            while strategy == "matching":
+                bf.quadratic_assignment(flow, distance, strategy=strategy, starts=1000)
+            bf.quadratic_assignment(flow, distance, strategy=strategy, max_iterations=10**9)
+    finally:
+        timer.cancel()
     assert time.monotonic() - began < 60
 
 
@@ -309,7 +312,7 @@ def test_known_values(name, cpu_backend):
         pytest.skip(f"no data in {QAPLIB}")
     numbers = np.array((QAPLIB / f"{name}.dat").read_text().split(), dtype=np.int64)
     flow, distance = numbers[1:].reshape(2, numbers[0], numbers[0])
-    found = bf.quadratic_assignment(flow, distance, max_iterations=3_000_000)
+    found = bf.quadratic_assignment(flow, distance, max_iterations=1_000_000)
     assert found.cost == KNOWN[name]
 
 

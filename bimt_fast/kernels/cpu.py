@@ -419,7 +419,7 @@ def quadratic_walks(
     assignments: Tensor,  # (walks, n) int64
     seeds: Tensor,  # (walks,) int64
     limits: Tensor,  # (walks,) int64
-    gains: Tensor,  # (walks,) float64
+    costs: Tensor,  # (walks,) float64
     done: Tensor,  # (walks,) int64
     memory: Tensor | None,
     tabu: bool,
@@ -433,7 +433,7 @@ def quadratic_walks(
     others = (distance.contiguous(), None if linear is None else linear.contiguous())
     if memory is None:
         memory = quadratic_memory(n, dtype, max(1, min(_threads(), len(assignments))))
-    results = (assignments, seeds, limits, gains, done, memory)
+    results = (assignments, seeds, limits, costs, done, memory)
     _cpu.quadratic_walks(
         dtype == torch.int32,
         n,

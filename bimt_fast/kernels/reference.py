@@ -324,7 +324,7 @@ def quadratic_walks(
     assignments: Tensor,  # (walks, n) int64: where each walk starts, and then the best that it found
     seeds: Tensor,  # (walks,) int64
     limits: Tensor,  # (walks,) int64: iterations, at most
-    gains: Tensor,  # (walks,) float64: the total at the start less the best
+    costs: Tensor,  # (walks,) float64: the total of the best
     done: Tensor,  # (walks,) int64: iterations
     memory: Tensor | None,  # of quadratic_memory; None: all walks in one call
     tabu: bool,
@@ -342,14 +342,14 @@ def quadratic_walks(
     """
     deadline = time.monotonic() + seconds
     flows, distances = (x.numpy().astype(np.float64) for x in (flow, distance))
-    costs = np.zeros_like(flows) if linear is None else linear.numpy().astype(np.float64)
+    own = np.zeros_like(flows) if linear is None else linear.numpy().astype(np.float64)
     memory = memory if memory is not None else quadratic_memory(0, flow.dtype, 1)
     while memory[0] < len(assignments):
         walk = memory[0].item()
         memory[0] += 1
-        state = _Walk(flows, distances, costs, assignments[walk].numpy(), seeds[walk].item(), symmetric)
-        gain, count = state.run(limits[walk].item(), tabu, least, assignments[walk].numpy())
-        gains[walk], done[walk] = gain, count
+        state = _Walk(flows, distances, own, assignments[walk].numpy(), seeds[walk].item(), symmetric)
+        cost, count = state.run(limits[walk].item(), tabu, least, assignments[walk].numpy())
+        costs[walk], done[walk] = cost, count
         if time.monotonic() >= deadline:
             return
 
@@ -363,12 +363,14 @@ class _Walk:
         self.placement = linear[:, self.slot] + flow @ self.placed.T
         if not symmetric:
             self.placement += flow.T @ self.placed
+        # Every pair is in the placement cost of both its neurons.
+        self.cost = (self.placement.trace() + linear[np.arange(len(self.slot)), self.slot].sum()) / 2
         self.until = np.zeros(flow.shape, dtype=np.int64)  # by neuron and slot: tabu up to which iteration
 
     def run(self, iterations: int, tabu: bool, least: float, best_assignment: np.ndarray) -> tuple[float, int]:
         n = len(self.slot)
         rows, upper = np.arange(n), np.triu(np.ones((n, n), dtype=bool), 1)
-        current = best = 0.0
+        current = best = self.cost
         for iteration in range(iterations):
             random = self._next_random()
             order = np.roll(rows, -((random & 0xFFFF) * n >> 16))  # of rows, for ties
@@ -381,7 +383,7 @@ class _Walk:
                 u, v = np.unravel_index(delta.argmin(), delta.shape)
             change = delta[u, v] if n else np.inf
             if not tabu and not change < -least:
-                return -best, iteration
+                return best, iteration
             if change < np.inf:
                 u = order[u]
                 self._swap(u, v)
@@ -391,7 +393,7 @@ class _Walk:
                 if current < best - least:
                     best = current
                     best_assignment[:] = self.slot
-        return -best, iterations
+        return best, iterations
 
     def _deltas(self) -> np.ndarray:
         own = self.placement.diagonal()

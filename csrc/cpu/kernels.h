@@ -252,7 +252,7 @@ struct QuadraticArgs {
   int64_t walks;
   int64_t* assignments;   // (walks, n): where each starts, and then the best that it found
   const uint64_t* seeds;  // (walks,)
-  double* gains;          // (walks,): total at the start less the best
+  double* costs;          // (walks,): the total of the best; left alone until that of the start is known
   int64_t* done;          // (walks,): iterations
   const int64_t* limits;  // (walks,): iterations, at most
   bool tabu;              // else it ends where no swap improves

@@ -36,7 +36,7 @@ struct State {
   int64_t rows_done;  // of the setup
   int64_t iteration;
   uint64_t random;
-  double current, best;  // less the total at the start
+  double current, best;  // totals
 };
 
 template <class T, bool kSymmetric>
@@ -175,7 +175,13 @@ class Walk {
   }
 
   void deltas_from_placement() {
-    for (int64_t i = 0; i < n_; ++i) own_[i] = delta_[i * stride_ + i];
+    // Every pair is in the placement cost of both its neurons.
+    double twice = 0;
+    for (int64_t i = 0; i < n_; ++i) {
+      own_[i] = delta_[i * stride_ + i];
+      twice += own_[i] + (args_.linear == nullptr ? 0.0 : args_.linear[i * n_ + slot_[i]]);
+    }
+    state_->current = state_->best = twice / 2;
     for (int64_t r = 0; r < n_; ++r) {
       for (int64_t s = r + 1; s < n_; ++s) {
         const int64_t here = r * stride_ + s, mirror = s * stride_ + r;
@@ -411,7 +417,7 @@ void run_slot(const QuadraticArgs<T>& args, int64_t slot, double deadline) {
     }
     const bool ended = walk.run(deadline);
     const State& state = walk.state();
-    args.gains[state.walk] = -state.best;
+    if (state.rows_done == args.n) args.costs[state.walk] = state.best;
     args.done[state.walk] = state.iteration;
     if (!ended) return;
     walk.state().walk = -1;
