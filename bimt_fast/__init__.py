@@ -1,6 +1,7 @@
 """Brain-Inspired Modular Training with compiled kernels."""
 
 from . import geometry, nn, optim, plot
+from ._trace import trace
 from .backends import backend
 from .functional import add_grad_, best_swaps, connection_cost, placement_cost, swap_deltas
 from .quadratic import quadratic_assignment
@@ -20,4 +21,5 @@ __all__ = [
     "plot",
     "quadratic_assignment",
     "swap_deltas",
+    "trace",
 ]

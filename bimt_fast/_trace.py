@@ -1,0 +1,404 @@
+"""The wiring of a model that nobody annotated, inferred from its exported graph.
+
+Every axis of every parameter starts as neurons that may trade places freely. Walking the graph (bimt_fast._aten)
+ties together what must move together and freezes what must stay; what is left is written in the language of Wiring.
+"""
+
+import math
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export.graph_signature import InputKind, OutputKind
+
+from . import geometry
+from ._aten import POSITION, Interpreter, Value
+from ._atoms import Atom, Axis, Side, atoms, free, freeze, resolve, size_of, unify
+from .wiring import Wiring
+
+INPUT = "it is the model's input"
+OUTPUT = "it is the model's output"
+WHOLE = "trade places whole"
+_FOLDS_WRITTEN = 64
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """What a trace found, in the language of Wiring.
+
+    Attributes:
+        axes: for each tensor name, what each axis is: a group, folds, runs, groups side by side, or None.
+        sizes: the number of neurons of each group.
+        blocks: the number of blocks of each group that has them.
+        frozen: groups that must stay.
+        notes: one sentence for each thing that stays, and why.
+    """
+
+    axes: dict[str, tuple[str | None, ...]]
+    sizes: dict[str, int]
+    blocks: dict[str, int]
+    frozen: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def trace(model: nn.Module, example_inputs: Tensor | tuple) -> Wiring:
+    """Infers which axis of which tensor belongs to which group of neurons, and returns the wiring.
+
+    Residual additions and products tie groups, a reshape into heads makes blocks, an axis that is flattened makes runs.
+    Inputs and outputs are frozen, and so is whatever is not proven to be free: `infer` tells what and why. Buffers
+    that are not in the state_dict cannot travel and freeze what they meet. Every group is on a line until placed.
+
+    Args:
+        model: any nn.Module that torch.export can export; neither its tensors nor its mode nor the random state change.
+        example_inputs: what the model is called with: a tensor, or a tuple of positional arguments.
+
+    Returns:
+        Wiring of the model, with one group for its inputs ("in") and one for its outputs ("out"), where it has neurons
+        there.
+
+    Raises:
+        TypeError: model or example_inputs are of the wrong type.
+        ValueError: the model cannot be exported, or nothing in it is a neuron.
+    """
+    found = infer(model, example_inputs)
+    if not found.axes:
+        raise ValueError("model must have weights that lead from neurons to neurons, had none")
+    return Wiring(
+        model,
+        positions={group: geometry.line(size) for group, size in found.sizes.items()},
+        axes=found.axes,
+        frozen=found.frozen,
+        blocks=found.blocks,
+    )
+
+
+def infer(model: nn.Module, example_inputs: Tensor | tuple) -> Inferred:
+    """The axes, groups and blocks that `trace` makes a wiring of; arguments and errors are the same."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, was {type(model).__name__}")
+    if not isinstance(example_inputs, (Tensor, tuple)):
+        raise TypeError(f"example_inputs must be a tensor or a tuple, was {type(example_inputs).__name__}")
+    program = _exported(model, example_inputs if isinstance(example_inputs, tuple) else (example_inputs,))
+    tensors = _tensors(model)
+    by_identity = {id(tensor): Value([free(n) for n in tensor.shape], weight=True) for tensor in tensors.values()}
+    values = {name: by_identity[id(tensor)] for name, tensor in tensors.items()}
+    records = _walk(program, values)
+    embeddings = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    return _Writer({name: value.axes for name, value in values.items()}, records, embeddings).write()
+
+
+def _exported(model: nn.Module, inputs: tuple) -> torch.export.ExportedProgram:
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # its one op for a whole layer hides the axes
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore")
+            return torch.export.export(model, inputs, strict=False)
+    except Exception as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ValueError(f"model must be one that torch.export can export, which failed: {reason}") from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers that a checkpoint holds, by every name they have."""
+    kept = set(model.state_dict(keep_vars=True))
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return {name: tensor for name, tensor in named if name in kept}
+
+
+def _walk(program: torch.export.ExportedProgram, values: dict[str, Value]) -> list[list[Axis]]:
+    """Relates the axes of the model's tensors to each other; returns the axes of all tensors met."""
+    shapes = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+    inputs: list[Any] = []
+    for spec in program.graph_signature.input_specs:
+        shape = getattr(shapes[spec.arg.name], "shape", None)
+        if spec.target in values and spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+            inputs.append(values[spec.target])
+        elif shape is None:
+            inputs.append(shapes[spec.arg.name])
+        else:
+            what = "it meets a constant tensor of the model"
+            why = INPUT if spec.kind is InputKind.USER_INPUT else f"{what}, {spec.target!r}" if spec.target else what
+            inputs.append(Value([(Atom(int(n), frozen=why),) for n in shape]))
+    interpreter = Interpreter()
+    outputs = interpreter.run(program.graph_module, inputs)
+    for spec, value in zip(program.graph_signature.output_specs, outputs, strict=True):
+        if not isinstance(value, Value):
+            continue
+        mutated = values.get(spec.target) if spec.kind is OutputKind.BUFFER_MUTATION else None
+        for k, axis in enumerate(value.axes):
+            if mutated is None:
+                _leaves(axis)
+            else:
+                unify(axis, mutated.axes[k], "its buffer is overwritten")
+        for item in value.items or ():
+            for axis in item.axes:
+                _leaves(axis)
+    return interpreter.records
+
+
+def _leaves(axis: Axis) -> None:
+    """Freezes an axis of the output, and has it called so."""
+    for atom in atoms(axis):
+        if atom.frozen != INPUT:
+            atom.frozen = OUTPUT
+
+
+# From axes to the language of Wiring
+
+
+class _Writer:
+    """Writes axes as groups, folds, runs and blocks, and freezes what that language cannot say."""
+
+    def __init__(self, axes: dict[str, list[Axis]], records: list[list[Axis]], embeddings: set[str]) -> None:
+        self.axes = axes
+        self.records = [*records, *axes.values()]
+        self.embeddings = embeddings
+        for atom in (atom for axes in self.axes.values() for axis in axes for atom in atoms(axis)):
+            if atom.size == 1 or not atom.neurons:
+                atom.frozen = atom.frozen or ("it is one neuron" if atom.neurons else "no weight leads to it")
+
+    def write(self) -> Inferred:
+        uniform = self._uniform()
+        while not self._settled(uniform):
+            pass
+        names = _Names(self.embeddings)
+        for name, axes in self.axes.items():
+            written = [_key_terms(axis) for axis in axes]
+            for surplus in sorted(range(len(axes)), key=lambda k: _importance(axes[k]))[: max(0, len(axes) - 2)]:
+                if len([terms for terms in written if terms]) > 2:
+                    written[surplus] = []
+            if any(written):
+                names.add(name, written)
+        return names.inferred()
+
+    def _uniform(self) -> set[Atom]:
+        """Atoms whose order may not depend on the index of another: they are met where that is absent or twice."""
+        own = {id(axes) for axes in self.axes.values()}
+        found: set[Atom] = set()
+        for axes in self.records:
+            contexts = [item for axis in axes for item in _contexts(resolve(axis), ())]
+            present = Counter(atom for axis in axes for atom in set(atoms(axis)))
+            elsewhere = set() if id(axes) in own else {atom for atom, times in present.items() if times == 1}
+            for atom, context in contexts:
+                if not all(_holds((outer,), elsewhere | set(context)) for outer in atom.outer):
+                    found.add(atom)
+        return found
+
+    def _settled(self, uniform: set[Atom]) -> bool:
+        """One pass over all axes; whether it froze and tied nothing."""
+        inner: dict[Atom, set[Atom]] = {}
+        alone: set[Atom] = set()
+        for axes in self.axes.values():
+            moving_axes = [axis for axis in axes if any(not atom.frozen for atom in atoms(axis))]
+            if len(moving_axes) > 2:
+                freeze(min(moving_axes, key=size_of), "its tensor has more than two axes of neurons")
+                return False
+            for axis in moving_axes:
+                terms = _terms(axis)
+                if terms is None or not all(self._seen(term, alone, inner) for term in terms):
+                    return False
+        owners = Counter(atom for within in inner.values() for atom in within)
+        for outer, within in inner.items():
+            blocks = outer not in alone and not owners[outer] and len({atom.size for atom in within}) == 1
+            for atom in within:
+                depends = outer in {part for whole in atom.outer for part in atoms((whole,))}
+                blocks &= depends and owners[atom] == 1 and not {atom} & (alone | inner.keys() | uniform)
+            if not blocks:
+                for atom in within:
+                    _stays(atom, outer)
+                return False
+            first, *others = within
+            for other in others:
+                unify((first,), (other,), "")
+            if others:
+                return False
+        return True
+
+    def _seen(self, term: list[Atom | Side], alone: set[Atom], inner: dict[Atom, set[Atom]]) -> bool:
+        """Notes which atoms a product has, alone or a pair; whether that can be written."""
+        moving = _moving(term)
+        if len(moving) == 1:
+            alone.add(moving[0])
+        elif len(moving) == 2 and term.index(moving[1]) == term.index(moving[0]) + 1:
+            inner.setdefault(moving[0], set()).add(moving[1])
+        elif moving:
+            _stays(moving[-1], moving[0])
+            return False
+        return True
+
+
+def _stays(inner: Atom, outer: Atom) -> None:
+    freeze((inner,), f"the {outer.size} blocks around it {WHOLE}")
+
+
+def _moving(term: list[Atom | Side]) -> list[Atom]:
+    return [factor for factor in term if isinstance(factor, Atom) and not factor.frozen]
+
+
+def _contexts(axis: Axis, before: tuple[Atom, ...]) -> Iterator[tuple[Atom, tuple[Atom, ...]]]:
+    """Every free atom of an axis with the atoms outside it on the same axis."""
+    for factor in axis:
+        if isinstance(factor, Atom):
+            if not factor.frozen:
+                yield factor, before
+            before = (*before, factor)
+        elif isinstance(factor, Side):
+            for term in factor.terms:
+                yield from _contexts(term, before)
+            before = (*before, *atoms((factor,)))
+
+
+def _holds(axis: Axis, present: set[Atom]) -> bool:
+    """Whether the index of an axis is known where these atoms are."""
+    for factor in resolve(axis):
+        if isinstance(factor, Atom) and not factor.frozen and factor not in present:
+            return False
+        if isinstance(factor, Side) and not any(_holds(term, present) for term in factor.terms):
+            return False
+    return True
+
+
+def _terms(axis: Axis) -> list[list[Atom | Side]] | None:
+    """The axis as products side by side; None when something had to be frozen first.
+
+    A Side is left in a product only where nothing in it moves.
+    """
+    products: list[list[Atom | Side]] = [[]]
+    for factor in resolve(axis):
+        if not isinstance(factor, Side) or all(atom.frozen for atom in atoms((factor,))):
+            products = [[*product, factor] for product in products]
+            continue
+        sides = [_terms(term) for term in factor.terms]
+        if None in sides:
+            return None
+        flat = [term for side in sides for term in side]
+        if all(term == flat[0] for term in flat):
+            order = Atom(len(flat), frozen="folds have an order")
+            products = [[*product, order, *flat[0]] for product in products]
+        elif len(products) > 1 or _moving(products[0]) or _count(products[0]) > _FOLDS_WRITTEN:
+            freeze((factor,), "groups side by side lie within blocks")
+            return None
+        else:
+            products = flat * _count(products[0])
+    return products
+
+
+def _count(factors: list[Atom | Side]) -> int:
+    return math.prod(factor.size for factor in factors)
+
+
+@dataclass(frozen=True)
+class _Term:
+    """folds * group * runs; the group is known by what it is made of."""
+
+    folds: int
+    key: Axis
+    runs: int
+    within: str | None
+
+
+def _key_terms(axis: Axis) -> list[_Term]:
+    """What an axis is, or nothing where it is not neurons."""
+    axis = resolve(axis)
+    parts = atoms(axis)
+    if axis and not any(atom.neurons for atom in parts):
+        return []
+    if all(atom.frozen for atom in parts):
+        return [_Term(1, axis, 1, None)] if axis else []
+    found: list[_Term] = []
+    for term in _terms(axis) or ():
+        moving = _moving(term)
+        if not moving:
+            found.append(_Term(1, tuple(term), 1, None))
+            continue
+        first, last = term.index(moving[0]), term.index(moving[-1]) + 1
+        why = sorted(
+            (atom.frozen for atom in atoms(tuple(term[last:])) if atom.frozen != POSITION),
+            key=lambda reason: reason.endswith(WHOLE),
+        )
+        new = _Term(_count(term[:first]), tuple(moving), _count(term[last:]), why[0] if why else None)
+        if found and (found[-1].key, found[-1].runs) == (new.key, new.runs):
+            new = _Term(found.pop().folds + new.folds, new.key, new.runs, new.within)
+        found.append(new)
+    return found
+
+
+def _importance(axis: Axis) -> int:
+    """Which axes stay where a tensor has more than two of neurons: those that move, then inputs and outputs."""
+    reasons = [atom.frozen for atom in atoms(axis)]
+    return 2 if None in reasons else 1 if reasons and reasons[0] in (INPUT, OUTPUT) else 0
+
+
+class _Names:
+    """Names each group after the first tensor that leads to it."""
+
+    def __init__(self, embeddings: set[str]) -> None:
+        self.embeddings = embeddings
+        self.tensors: dict[str, list[list[_Term]]] = {}
+        self.proposals: dict[Axis, list[tuple[int, str]]] = {}
+
+    def add(self, name: str, axes: list[list[_Term]]) -> None:
+        self.tensors[name] = axes
+        connection = len([terms for terms in axes if terms]) > 1
+        for k, terms in enumerate(axes):
+            for term in terms:
+                leads = (connection and k == 0) or name in self.embeddings
+                self.proposals.setdefault(term.key, []).append((0 if leads else 1, _label(name)))
+
+    def inferred(self) -> Inferred:
+        names: dict[Axis, str] = {}
+        for key, proposals in self.proposals.items():
+            why = key[0].frozen if isinstance(key[0], Atom) else (atoms(key) or [None])[0].frozen
+            special = {INPUT: "in", OUTPUT: "out"}.get(why)
+            label = special or min(proposals, key=lambda item: item[0])[1]
+            taken, count = label, 1
+            while taken in names.values():
+                count += 1
+                taken = f"{label}.{count}"
+            names[key] = taken
+        frozen = [key for key in names if all(atom.frozen for atom in atoms(key))]
+        return Inferred(
+            axes={
+                name: tuple("+".join(_text(term, names) for term in terms) or None for terms in axes)
+                for name, axes in self.tensors.items()
+            },
+            sizes={name: size_of(key) for key, name in names.items()},
+            blocks={name: key[0].size for key, name in names.items() if len(key) == 2 and key not in frozen},
+            frozen=tuple(names[key] for key in frozen),
+            notes=tuple(self._notes(names, frozen)),
+        )
+
+    def _notes(self, names: dict[Axis, str], frozen: list[Axis]) -> Iterator[str]:
+        for key in frozen:
+            yield f"{names[key]} ({size_of(key)}) stays: {atoms(key)[0].frozen}."
+        told = set()
+        for axes in self.tensors.values():
+            for term in (term for terms in axes for term in terms):
+                if term.within and (term.key, term.runs) not in told:
+                    told.add((term.key, term.runs))
+                    yield (
+                        f"{names[term.key]} ({size_of(term.key)}) trades places in runs of {term.runs}, whose entries"
+                        f" keep their order: {term.within}."
+                    )
+
+
+def _text(term: _Term, names: dict[Axis, str]) -> str:
+    folds, runs = f"{term.folds}*" if term.folds > 1 else "", f"*{term.runs}" if term.runs > 1 else ""
+    return folds + names[term.key] + runs
+
+
+def _label(name: str) -> str:
+    """The module of a tensor; its own name where it has none."""
+    owner, _, attribute = name.rpartition(".")
+    layer = re.fullmatch(r"weight_(?:[ih]h|hr)_(l\d+.*)", attribute)
+    label = f"{owner}.{layer[1]}".lstrip(".") if layer else owner or attribute
+    label = re.sub(r"[*+\s]", "_", label)
+    return f"layer{label}" if label.isdecimal() else label
