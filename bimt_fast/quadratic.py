@@ -25,7 +25,6 @@ _SHORTEST = 8  # times n: iterations of a walk while the population makes progre
 _LENGTHEN = 4  # rounds without progress, after which walks get twice as long
 _PATIENCE = 20  # and after so many the population is given up
 _FAR = 2**30  # iterations that no walk comes to
-_LARGEST = 2**31 - 1  # what the walks may count to in int32
 
 
 @dataclass
