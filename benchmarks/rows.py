@@ -7,9 +7,12 @@ error relative to the largest true value and is called before anything is timed:
 import copy
 import dataclasses
 import importlib.util
+import os
 from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 
+import numpy as np
 import torch
 from machine import Work
 from torch import Tensor
@@ -493,6 +496,46 @@ class Search(Row):
         return lapjv(self.matrix)
 
 
+class QuadraticAssignment(Row):
+    """sko100a of QAPLIB by many starts of 2-opt, against SciPy's searches; the error is how far above SciPy's ours is.
+
+    Costs stand in the names of the contenders, after the check.
+    """
+
+    name, tolerance, rounds = "quadratic assignment, sko100a of QAPLIB, 2-opt", 0.0, 1
+
+    def prepare(self) -> None:
+        path = Path(os.environ.get("BIMT_FAST_DATA", "../shared/data")) / "qaplib" / "sko100a.dat"
+        if not path.exists():
+            raise NotImplementedError(f"needs {path}")
+        n, *numbers = map(int, path.read_text().split())
+        self.flow, self.distance = (torch.tensor(numbers[k * n * n :][: n * n]).view(n, n) for k in (0, 1))
+
+    def check(self) -> float:
+        """SciPy's 2-opt with its own default start, the first of a generator seeded with 0."""
+        self.costs = {"ours": self.ours().cost, "2opt": self.by_scipy("2opt").fun, "faq": self.by_scipy("faq").fun}
+        print("  costs (best known 152002): " + ", ".join(f"{name} {cost:.0f}" for name, cost in self.costs.items()))
+        return self.costs["ours"] / min(self.costs["2opt"], 1.017 * 152002) - 1
+
+    def by_scipy(self, method: str):
+        from scipy.optimize import quadratic_assignment
+
+        options = {"rng": np.random.default_rng(0)}
+        return quadratic_assignment(self.flow.numpy(), self.distance.numpy(), method=method, options=options)
+
+    @contender("bimt_fast, 2-opt from 50 starts")
+    def ours(self):
+        return bf.quadratic_assignment(self.flow, self.distance, strategy="matching", starts=50)
+
+    @contender('SciPy, method="2opt"', "scipy")
+    def two_opt(self):
+        return self.by_scipy("2opt")
+
+    @contender('SciPy, method="faq"', "scipy")
+    def faq(self):
+        return self.by_scipy("faq")
+
+
 class Relocation(Row):
     """One relocation of the published MNIST network, 784-100-100-10, top_k 30; the pixel layer never moves."""
 
@@ -748,6 +791,7 @@ def all_rows() -> list[Row]:
         MatrixFree(4096, "2-D"),
         RecurrentSwaps(4096, "2-D"),
         Search(1024),
+        QuadraticAssignment(),
         Relocation(),
         WideTraining(),
         AddGradCall(),

@@ -59,7 +59,7 @@ def _report(row: Row, limits: machine.Limits | None) -> float | None:
         ratio = "" if name == first else f"  {median(seconds) / own:8.2f}x"
         if name in parts:
             ratio = f"  1/{row.every[name]} of it is counted as ours"
-        print(f"  {name:<42} {1e3 * median(seconds):10.3f} ms  ±{1e3 * _spread(seconds):.3f}{ratio}")
+        print(f"  {name:<42} {1e3 * median(seconds):10.3f} ms  {_spread(seconds)}{ratio}")
     if limits is not None:
         _print_floor(row, contenders[first], own, limits)
     print(f"  relative error of bimt_fast: {error:.1e}")
@@ -86,10 +86,12 @@ def _print_floor(row: Row, ours: Callable[[], object], seconds: float, limits: m
         print(f"  allocation: {faults} page faults in a call")
 
 
-def _spread(seconds: list[float]) -> float:
-    """Half the distance between the quartiles."""
+def _spread(seconds: list[float]) -> str:
+    """Half the distance between the quartiles, in milliseconds."""
+    if len(seconds) < 2:
+        return "once"
     low, _, high = quantiles(seconds, n=4)
-    return (high - low) / 2
+    return f"±{1e3 * (high - low) / 2:.3f}"
 
 
 if __name__ == "__main__":

@@ -26,11 +26,16 @@ _TABU_ITERATIONS = 100  # a neuron
 
 @dataclass
 class GroupReport:
-    """What a relocation did to one group: swaps done (neurons moved, for assignment) and what they saved."""
+    """What a relocation did to one group: swaps done and what they saved, over all visits to it.
+
+    Costs are the network's, before the first visit to the group and after the last one.
+    """
 
     swaps: int = 0
     gain: float = 0.0
     seconds: float = 0.0
+    cost_before: float = float("nan")
+    cost_after: float = float("nan")
 
 
 @dataclass
@@ -100,15 +105,23 @@ class Relocation:
         self.assignment[group] = assignment
         self._sitting = {key: x for key, x in self._sitting.items() if key[0] != group}
 
-    def run(self, groups: Sequence[str]) -> dict[str, GroupReport]:
-        """One pass for greedy; else again and again over the groups whose neighbours have moved."""
-        reports = {group: GroupReport() for group in groups}
+    def run(self, groups: Sequence[str], cost: float) -> dict[str, GroupReport]:
+        """One pass for greedy; else again and again over the groups whose neighbours have moved.
+
+        Args:
+            groups: in the order to visit.
+            cost: of the network at the start.
+        """
+        reports: dict[str, GroupReport] = {}
         stale = set(groups)
         while stale:
             for group in groups:
                 if group in stale:
                     stale.discard(group)
-                    if self._relocate_group(group, reports[group]) and self.strategy != "greedy":
+                    report = reports.setdefault(group, GroupReport(cost_before=cost))
+                    gain = self._relocate_group(group, report)
+                    cost = report.cost_after = cost - gain
+                    if gain and self.strategy != "greedy":
                         stale |= self._neighbours(group) & set(groups)
             if self.strategy == "greedy":
                 break
@@ -117,17 +130,18 @@ class Relocation:
     def _neighbours(self, group: str) -> set[str]:
         return {g for p in self.connections if group in (p.out, p.source) for g in (p.out, p.source) if g != group}
 
-    def _relocate_group(self, group: str, report: GroupReport) -> bool:
+    def _relocate_group(self, group: str, report: GroupReport) -> float:
+        """The gain; 0 where nothing improves."""
         start = time.perf_counter()
         search_group = self._search_recurrent if group in self.recurrent else self._search_assignment
-        found = search_group(group, self.assignment[group])
+        found, gain = search_group(group, self.assignment[group]), 0.0
         if found is not None:
             new, swaps, gain = found
             self._seat(group, new.cpu())
             report.swaps += swaps
             report.gain += gain
         report.seconds += time.perf_counter() - start
-        return found is not None
+        return gain
 
     def _search_assignment(self, group: str, old: Tensor) -> tuple[Tensor, int, float] | None:
         """The new assignment, its swaps and its gain; None where nothing improves."""

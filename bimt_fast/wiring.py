@@ -629,12 +629,13 @@ class Wiring:
         if not math.isfinite(before):
             self._refuse_non_finite()
         connections = search_state.connection_cost()
-        reports = search_state.run(groups)
+        reports = search_state.run(groups, before)
         after = before - connections + search_state.connection_cost() if search_state.moved() else before
         if after < before:
             self._move(search_state.moved(), optimizer)
         else:
-            after, reports = before, {group: GroupReport(seconds=r.seconds) for group, r in reports.items()}
+            unmoved = {"cost_before": before, "cost_after": before}
+            after, reports = before, {g: GroupReport(seconds=r.seconds, **unmoved) for g, r in reports.items()}
         swaps = sum(report.swaps for report in reports.values())
         return RelocationReport(before, after, swaps, time.perf_counter() - start, reports)
 

@@ -591,3 +591,14 @@ def test_optimizers_that_cannot_follow_are_refused():
     with pytest.raises(ValueError, match="held none of them"):
         model.wiring.relocate("matching", optimizer=torch.optim.SGD(inputs.mlp(4, 6, 3).parameters()))
     assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
+
+
+def test_reports_of_groups_follow_the_cost(backend):
+    for strategy in ("greedy", "matching"):
+        report = network().wiring.relocate(strategy)
+        groups = list(report.groups.values())
+        assert groups[0].cost_before == report.cost_before
+        assert groups[-1 if strategy == "greedy" else 0].cost_after >= report.cost_after - 1e-9
+        assert min(group.cost_after for group in groups) == pytest.approx(report.cost_after, rel=1e-9)
+        for group in groups:
+            assert group.cost_before >= group.cost_after and group.gain >= 0
