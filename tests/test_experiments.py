@@ -37,7 +37,7 @@ def run_products(strategy: str, seed: int) -> dict:
 def _relocate_as_published(wiring) -> None:
     """Puts the published loop in place of wiring.relocate; it leaves the optimizer's moments behind."""
 
-    def relocate(strategy, top_k, optimizer=None):
+    def relocate(strategy, top_k, optimizer):
         start = perf_counter()
         swaps = published.relocate(wiring, TASKS["products"].preset.top_k)
         return RelocationReport(float("nan"), float("nan"), swaps, perf_counter() - start)
