@@ -644,7 +644,7 @@ class Wiring:
             RelocationReport.
 
         Raises:
-            TypeError: optimizer is not a torch optimizer.
+            TypeError: optimizer is not a torch optimizer, a gradient is sparse.
             ValueError: unknown strategy or group, a frozen group, top_k without greedy or negative, assignment of a
                 recurrent group, weights that are not finite. Nothing is changed then.
             ImportError: strategy is "assignment" and SciPy is missing.
@@ -732,7 +732,7 @@ class Wiring:
             optimizer: the torch optimizer whose state must follow.
 
         Raises:
-            TypeError: permutation is not int64, optimizer is not a torch optimizer.
+            TypeError: permutation is not int64, optimizer is not a torch optimizer, a gradient is sparse.
             ValueError: the group is unknown or a boundary group, permutation is none or tears blocks apart. Nothing is
                 changed then.
         """
@@ -787,6 +787,10 @@ class Wiring:
             held = {id(p) for group in optimizer.param_groups for p in group["params"]}
             if not held & tensors.keys():
                 raise ValueError("optimizer must hold parameters of the wiring, held none of them")
+        for entry in self._entries:
+            grad = entry.tensor.grad if isinstance(entry.tensor, nn.Parameter) else None
+            if grad is not None and grad.layout != torch.strided and set(entry.groups) & set(self.inner_groups):
+                raise TypeError(f"gradient of {entry.name!r} must be dense to follow its neurons, was {grad.layout}")
         for following in self._all_optimizers(optimizer):
             for tensor, state in following.state.items():
                 entry = tensors.get(id(tensor))

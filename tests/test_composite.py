@@ -276,6 +276,7 @@ REFUSED = {
         "in_proj_weight' and '1.self_attn.out_proj.weight'",
     ),
     "norm": (*changed("mlp", {"1.running_var": (None,)}), "'1.weight' and '1.running_var'"),
+    "input-first": (*changed("input_first", {"0.weight": ("in", None)}), "'0.weight' and '0.bias'"),
     "transposed-bias": (*changed("autoencoder", {"3.bias": ("out+out",)}), "3.bias"),
     "tied": (*changed("tied", {"head.weight": (None, "emb")}), "'embedding.weight' has .*'head.weight' has"),
     "grouped-inputs": (*changed("depthwise", {"1.weight": ("c", "c", None, None)}), "1.weight"),
@@ -332,6 +333,14 @@ def test_sparse_gradients_are_refused():
     for call in (lambda: wiring.add_grad_(1.0), bf.optim.AdamW(wiring).step):
         with pytest.raises(TypeError, match="dense"):
             call()
+    model.append(nn.Linear(2, 3, bias=False))
+    axes = {"0.weight": (None, "emb"), "2.weight": ("emb", "out"), "1.weight": ("out", "emb")}
+    wiring = bf.Wiring(model, {"emb": bf.geometry.line(3), "out": bf.geometry.line(2)}, axes)
+    before = copy.deepcopy(dict(model.state_dict()))
+    for call in (lambda: wiring.relocate("matching"), lambda: wiring.permute_("emb", torch.arange(3).flip(0))):
+        with pytest.raises(TypeError, match=r"gradient of '0\.weight' must be dense"):
+            call()
+    assert same(dict(model.state_dict()), before)
 
 
 def test_figure(case):
