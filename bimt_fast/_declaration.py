@@ -78,21 +78,23 @@ class Entry:
         for out, rows in ends[0]:
             for source, columns in ends[1]:
                 piece = weight[rows, columns]
-                if not (out.is_plain and source.is_plain and piece.dim() == 2):
+                signed = out.is_plain and source.is_plain and piece.dim() == 2
+                if not signed:
                     shape = [size for t in (out, source) for size in (t.folds, sizes[t.group], t.run)]
                     piece = piece.abs().reshape(*shape, piece.shape[2:].numel())
                     piece = piece.sum((0, 2, 3, 5, 6), dtype=COMPUTE_DTYPE[piece.dtype])
-                yield Part(self, out.group, source.group, piece)
+                yield Part(self, out.group, source.group, piece, signed)
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """The weights (n_out, n_in) of one tensor between two groups, signed where they are a view of it."""
+    """The weights (n_out, n_in) of one tensor between two groups; signed where they are a view of it."""
 
     entry: Entry
     out: str
     source: str
     weight: Tensor
+    signed: bool
 
     @property
     def label(self) -> str:

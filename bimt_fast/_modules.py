@@ -51,7 +51,7 @@ def is_grouped_convolution(owner: nn.Module) -> bool:
 
 def shared_axes(owner: nn.Module) -> list[list[Shared]]:
     """Axes of a module's tensors that are one and the same, each list one axis."""
-    if isinstance(owner, (nn.Linear, _CONVOLUTION)):
+    if isinstance(owner, (nn.Linear, _CONVOLUTION)) or input_first(owner, "weight"):
         return _outputs(owner)
     if isinstance(owner, (nn.modules.batchnorm._NormBase, nn.GroupNorm)):
         return [[Shared(owner, name, 0) for name in ("weight", "bias", "running_mean", "running_var")]]
@@ -72,7 +72,7 @@ def _outputs(owner: nn.Module) -> list[list[Shared]]:
         return (
             [[Shared(owner, "weight", 0), Shared(owner, "bias", 0)]] if owner.in_channels == owner.out_channels else []
         )
-    return [[Shared(owner, "weight", 1 if isinstance(owner, _TRANSPOSED) else 0), Shared(owner, "bias", 0)]]
+    return [[Shared(owner, "weight", 1 if input_first(owner, "weight") else 0), Shared(owner, "bias", 0)]]
 
 
 def _gates(owner: nn.Module, suffix: str) -> list[list[Shared]]:

@@ -4,14 +4,13 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .wiring import Wiring
+from .wiring import Part, Wiring
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.transforms import Bbox
 
 POSITIVE, NEGATIVE = (0.12, 0.38, 0.75), (0.84, 0.15, 0.16)  # RGB of connections
+UNSIGNED = (0.3, 0.3, 0.34)  # of sums over several entries
 _ALIVE, _DEAD = (0.13, 0.13, 0.13, 1.0), (0.6, 0.6, 0.6, 0.55)  # RGBA of neurons
 _SHEET, _SHEET_EDGE = (0.95, 0.955, 0.965, 0.4), (0.6, 0.63, 0.69, 1.0)  # RGBA
 _SLANT, _DEPTH, _GAP = 0.42, 0.34, 0.6  # oblique view: (x + slant * y, depth * y + gap * layer), in widths of a sheet
@@ -47,10 +47,12 @@ def network(
     tensor (all are finer where there are many), and stronger ones lie above weaker ones. Inputs and outputs sit in
     the slots that relocation gave them, and their labels with them. A neuron without a connection above the threshold
     is a faint small dot. Groups of one coordinate are drawn on lines; if any has two, layers are sheets in an oblique
-    view. A recurrent connection is drawn within its layer, as arcs above a line.
+    view. A recurrent connection is drawn within its layer, as arcs above a line. Where neurons have several entries
+    (folds, runs, kernels), the sum of their |w| is drawn, in grey.
 
-    Each tensor becomes one LineCollection whose gid is the tensor's name, each group of neurons one PathCollection
-    whose gid is the group's name.
+    Each tensor becomes one LineCollection whose gid is the tensor's name, one with groups side by side a collection
+    for each pair of groups ("name (out x in)"); each group of neurons becomes one PathCollection whose gid is the
+    group's name.
 
     Args:
         wiring: of the model to draw.
@@ -80,20 +82,17 @@ def network(
     """
     _require_matplotlib()
     _check_arguments(wiring, threshold, max_edges, title, ax, path)
-    layers = _layers(wiring, groups)
+    parts = list(wiring.parts())
+    layers = _layers(wiring, parts, groups)
     labels = _checked_labels(wiring, layers, labels)
     layout = _Layout(wiring, layers)
-    edges = {
-        name: _Edges(name, attrgetter(name)(wiring.model).detach(), threshold, max_edges)
-        for name, ends in wiring.connections.items()
-        if set(ends) <= set(layers)
-    }
+    edges = [_Edges(part, threshold, max_edges) for part in parts if {part.out, part.source} <= set(layers)]
     if ax is None:
         ax = _new_axes(layout.figure_size(max(map(len, labels.values()), default=0)))
     for group in layers:
         _draw_neurons(ax, layout, group, _alive(wiring, group, edges))
-    for name, drawn in edges.items():
-        _draw_edges(ax, layout, name, *wiring.connections[name], drawn)
+    for drawn in edges:
+        _draw_edges(ax, layout, drawn)
     layout.frame(ax)
     texts = [_draw_labels(ax, layout, group, texts) for group, texts in labels.items()]
     if title is not None:
@@ -182,15 +181,17 @@ class _Layout:
 
 
 class _Edges:
-    """The connections of one tensor to draw, the strongest last.
+    """The connections of one tensor to draw, or of one part of it, the strongest last.
 
     Attributes:
+        part: whose they are.
         out, source: (k,) neurons at the two ends.
-        weight, strength: (k,) weights, and |w| relative to the largest of the tensor.
+        weight, strength: (k,) weights, and |w| relative to the largest of the part.
         alive: for each axis, which neurons have a connection above the threshold, drawn or not.
     """
 
-    def __init__(self, name: str, weight: Tensor, threshold: float, max_edges: int) -> None:
+    def __init__(self, part: Part, threshold: float, max_edges: int) -> None:
+        self.part, weight, name = part, part.weight, part.label
         size = weight.to(torch.promote_types(weight.dtype, torch.float32)).abs()
         if not size.isfinite().all():
             raise ValueError(f"weights of {name!r} must be finite, held NaN or infinity")
@@ -206,9 +207,10 @@ class _Edges:
         self.out, self.source = np.divmod(index.cpu().numpy(), weight.shape[1])
 
 
-def _draw_edges(ax: "Axes", layout: _Layout, name: str, out: str, source: str, edges: _Edges) -> None:
+def _draw_edges(ax: "Axes", layout: _Layout, edges: _Edges) -> None:
     from matplotlib.collections import LineCollection
 
+    out, source = edges.part.out, edges.part.source
     start, end = layout.points[source][edges.source], layout.points[out][edges.out]
     t = np.linspace(0, 1, 17 if out == source and not layout.oblique else 2)[:, None]
     segments = start[:, None] * (1 - t) + end[:, None] * t
@@ -216,7 +218,7 @@ def _draw_edges(ax: "Axes", layout: _Layout, name: str, out: str, source: str, e
         segments[..., 1] += 4 * (t * (1 - t))[:, 0] * 0.4 * np.abs(end - start)[:, :1] / layout.width
     crowd = min(1.0, _CROWD / max(edges.strength.sum(), 1.0)) ** 0.3
     colours = np.empty((len(segments), 4))
-    colours[:, :3] = np.where(edges.weight[:, None] > 0, POSITIVE, NEGATIVE)
+    colours[:, :3] = np.where(edges.weight[:, None] > 0, POSITIVE, NEGATIVE) if edges.part.signed else UNSIGNED
     colours[:, 3] = (0.15 + 0.85 * edges.strength) * crowd
     ax.add_collection(
         LineCollection(
@@ -225,7 +227,7 @@ def _draw_edges(ax: "Axes", layout: _Layout, name: str, out: str, source: str, e
             linewidths=np.maximum(_LINE_WIDTH * edges.strength, 0.3) * crowd,
             capstyle="round",
             zorder=1.3 + min(layout.level[out], layout.level[source]),
-            gid=name,
+            gid=edges.part.label,
             rasterized=len(segments) > _RASTER,
         ),
         autolim=False,
@@ -296,16 +298,16 @@ def _overhang(ax: "Axes", texts: list[list["Annotation"]]) -> float:
     return max(0.0, max(tops, default=0.0) - ax.bbox.y1) * 72 / ax.figure.dpi
 
 
-def _alive(wiring: Wiring, group: str, edges: Mapping[str, _Edges]) -> np.ndarray:
+def _alive(wiring: Wiring, group: str, edges: Sequence[_Edges]) -> np.ndarray:
     alive = np.zeros(len(wiring.slots(group)), dtype=bool)
-    for name, drawn in edges.items():
-        for end, seen in zip(wiring.connections[name], drawn.alive, strict=True):
+    for drawn in edges:
+        for end, seen in zip((drawn.part.out, drawn.part.source), drawn.alive, strict=True):
             if end == group:
                 alive |= seen
     return alive
 
 
-def _layers(wiring: Wiring, groups: Sequence[str] | None) -> tuple[str, ...]:
+def _layers(wiring: Wiring, parts: Sequence[Part], groups: Sequence[str] | None) -> tuple[str, ...]:
     """Groups from bottom to top."""
     if groups is not None:
         groups = (groups,) if isinstance(groups, str) else tuple(groups)
@@ -315,7 +317,7 @@ def _layers(wiring: Wiring, groups: Sequence[str] | None) -> tuple[str, ...]:
         if not groups or len(set(groups)) < len(groups):
             raise ValueError(f"groups must name at least one group, none twice, were {groups}")
         return groups
-    pairs = set(wiring.connections.values())
+    pairs = {(part.out, part.source) for part in parts}
     waiting = [g for g in wiring.groups if any(g in pair for pair in pairs)]
     if not waiting:
         raise ValueError("wiring must have a connection (a tensor of two axes), had none")

@@ -31,6 +31,8 @@ from ._relocation import (
     copies_of,
     travelling_axes,
 )
+from ._serial import from_dict, to_dict
+from ._text import describe, with_notes
 from .geometry import TABLE, metric_row
 from .ops import (
     COMPUTE_DTYPE,
@@ -184,15 +186,15 @@ class Wiring:
         self._distance_scale = self._by_name("distance_scale", distance_scale, _checked_number)
         self._base_length = self._by_name("base_length", base_length, _checked_number)
         self._reduction = self._by_name("reduction", reduction, _checked_reduction)
-        penalised = self._known_tensors("penalised", penalised)
-        unpenalised = self._known_tensors("unpenalised", unpenalised)
+        self._penalised = self._known_tensors("penalised", penalised)
+        self._unpenalised = self._known_tensors("unpenalised", unpenalised)
         tied = {id(entry.tensor): entry for entry in reversed(self._entries)}  # the first of each tensor's names
         self._charged = [
             entry
             for entry in self._entries
             if tied[id(entry.tensor)] is entry
-            and entry.name not in unpenalised
-            and (entry.name in penalised or not is_normalisation(entry.owner))
+            and entry.name not in self._unpenalised
+            and (entry.name in self._penalised or not is_normalisation(entry.owner))
             and isinstance(entry.tensor, nn.Parameter)
         ]
         self._plan_cache: dict[tuple, list[Plan]] = {}
@@ -278,7 +280,7 @@ class Wiring:
         """Every connection as weights (n_out, n_in) between two groups; one tensor may have several.
 
         Each part has `.entry`, `.label`, `.out` and `.source` (group names) and `.weight`: a view of the tensor,
-        signed, where each neuron has one entry on both axes; else sums of |w| over folds, runs and other axes.
+        `.signed`, where each neuron has one entry on both axes; else sums of |w| over folds, runs and other axes.
         """
         for entry in self._distinct_connections():
             yield from entry.parts(self._sizes)
@@ -332,6 +334,33 @@ class Wiring:
             self._check_blocks_whole("permutations", group, permutation)
         self._permutations.update({g: p.clone() for g, p in permutations.items()})
         self._plan_cache.clear()
+
+    # In words, and as plain data
+
+    def __str__(self) -> str:
+        """Groups with their size and kind, then tensors with their axes and what they cost."""
+        return describe(self)
+
+    def report(self) -> str:
+        """The same, then `notes`: what bimt_fast.trace could not prove."""
+        return with_notes(self)
+
+    def to_dict(self) -> dict[str, object]:
+        """All but the model as lists, numbers and strings that json keeps exactly, permutations included.
+
+        Positions that are a parameter of the model are kept by its name as well.
+        """
+        return to_dict(self)
+
+    @classmethod
+    def from_dict(cls, model: nn.Module, state: Mapping[str, object]) -> "Wiring":
+        """The wiring that to_dict was called on, for a model with the same tensors.
+
+        Raises:
+            TypeError: state is no dict.
+            ValueError: a key is missing or unknown, or the model has other tensors than the wiring's.
+        """
+        return from_dict(cls, model, state)
 
     # What follows
 
@@ -615,7 +644,7 @@ class Wiring:
             RelocationReport.
 
         Raises:
-            TypeError: optimizer is not a torch optimizer.
+            TypeError: optimizer is not a torch optimizer, a gradient is sparse.
             ValueError: unknown strategy or group, a frozen group, top_k without greedy or negative, assignment of a
                 recurrent group, weights that are not finite. Nothing is changed then.
             ImportError: strategy is "assignment" and SciPy is missing.
@@ -704,7 +733,7 @@ class Wiring:
             optimizer: the torch optimizer whose state must follow.
 
         Raises:
-            TypeError: permutation is not int64, optimizer is not a torch optimizer.
+            TypeError: permutation is not int64, optimizer is not a torch optimizer, a gradient is sparse.
             ValueError: the group is unknown or a boundary group, permutation is none or tears blocks apart. Nothing is
                 changed then.
         """
@@ -759,6 +788,10 @@ class Wiring:
             held = {id(p) for group in optimizer.param_groups for p in group["params"]}
             if not held & tensors.keys():
                 raise ValueError("optimizer must hold parameters of the wiring, held none of them")
+        for entry in self._entries:
+            grad = entry.tensor.grad if isinstance(entry.tensor, nn.Parameter) else None
+            if grad is not None and grad.layout != torch.strided and set(entry.groups) & set(self.inner_groups):
+                raise TypeError(f"gradient of {entry.name!r} must be dense to follow its neurons, was {grad.layout}")
         for following in self._all_optimizers(optimizer):
             for tensor, state in following.state.items():
                 entry = tensors.get(id(tensor))

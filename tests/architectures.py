@@ -451,6 +451,29 @@ def unet():
     return Case(model, (randn(3, 2, 4, 4),), {"in": 2, "a": 3, "b": 5, "u": 4, "out": 2}, axes, owners)
 
 
+class Conv1D(nn.Module):
+    """A linear layer whose weight is (in, out), as HuggingFace's GPT-2 has them under this name."""
+
+    def __init__(self, n_out, n_in):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.empty(n_in, n_out)), nn.Parameter(torch.empty(n_out))
+
+    def forward(self, x):
+        return x @ self.weight + self.bias
+
+
+def input_first():
+    model = nn.Sequential(Conv1D(5, 4), nn.GELU(), Conv1D(3, 5))
+    axes = {"0.weight": ("in", "h"), "0.bias": ("h",), "2.weight": ("h", "out"), "2.bias": ("out",)}
+    owners = {
+        "0.weight": lambda i, o: (("h", o), ("in", i)),
+        "0.bias": lambda o: (("h", o),),
+        "2.weight": lambda i, o: (("out", o), ("h", i)),
+        "2.bias": lambda o: (("out", o),),
+    }
+    return Case(model, (randn(6, 4),), {"in": 4, "h": 5, "out": 3}, axes, owners)
+
+
 def gru():
     model = Function(lambda m, x: m.head(m.gru(x)[0]), gru=nn.GRU(5, 4, batch_first=True), head=nn.Linear(4, 3))
     axes = {
@@ -505,6 +528,6 @@ def lstm():
 
 MAKERS = (
     mlp, conv2d, conv1d, conv3d, depthwise, autoencoder, attention, projected_attention, tied, embeddings, folds, unet,
-    gru, lstm,
+    input_first, gru, lstm,
 )  # fmt: skip
 ARCHITECTURES = {make.__name__: make for make in MAKERS}

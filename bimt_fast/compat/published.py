@@ -24,6 +24,10 @@ def relocate(wiring: Wiring, top_k: int | None = None, groups: Iterable[str] | N
 
     Returns:
         The number of swaps done.
+
+    Raises:
+        ValueError: the wiring is not plain: a tensor has folds, runs, sums or axes without neurons, two names, the
+            same group twice, inputs first or no cost, or a group falls into blocks.
     """
     network = _Network(wiring)
     swaps = 0
@@ -44,7 +48,7 @@ def relocate(wiring: Wiring, top_k: int | None = None, groups: Iterable[str] | N
 
 
 def cost(wiring: Wiring, bias: bool = True) -> Tensor:
-    """wiring.cost() in plain differentiable PyTorch, as the published notebooks write it."""
+    """wiring.cost() in plain differentiable PyTorch, as the published notebooks write it; ValueError as relocate."""
     return _Network(wiring).cost(bias)
 
 
@@ -52,6 +56,7 @@ class _Network:
     """The tensors of a wiring by slot, as the published classes hold them, with in-place swaps of two slots."""
 
     def __init__(self, wiring: Wiring) -> None:
+        _check_plain(wiring)
         self.wiring = wiring
         self.slot_of = {g: wiring.permutation(g) for g in wiring.groups}
         self.inner = {g: g in wiring.inner_groups for g in wiring.groups}
@@ -91,3 +96,16 @@ class _Network:
                 tensor[[p, q]] = tensor[[q, p]]
             if len(axes) == 2 and axes[1] == group:
                 tensor[:, [p, q]] = tensor[:, [q, p]]
+
+
+def _check_plain(wiring: Wiring) -> None:
+    """The published loop knows matrices (out, in) between two groups, and vectors of one."""
+    parameters = dict(wiring.model.named_parameters())  # each once
+    for name, axes in wiring.axes.items():
+        plain = len(axes) <= 2 and set(axes) <= set(wiring.groups) and len(set(axes)) == len(axes)
+        if not plain or name not in parameters or wiring.connections.get(name, axes) != axes:
+            raise ValueError(f"wiring must have plain parameters (out, in) or (group,) only, {name!r} had {axes}")
+        if all(entry.name != name for entry in wiring._charged):
+            raise ValueError(f"wiring must charge every tensor, {name!r} costs nothing")
+    for group in wiring.blocks:
+        raise ValueError(f"wiring must have no blocks, {group!r} had {wiring.blocks[group]}")
