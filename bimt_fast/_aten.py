@@ -604,9 +604,12 @@ def _grouped(call: Call, channels: Axis, weight: Value, groups: int, transposed:
     if ours is None or theirs is None:
         freeze(channels + weight.axes[0] + weight.axes[1], call.mismatch())
         return channels, fixed(call.shapes[0][-1 - (len(weight.axes) - 2)], call.mismatch())
+    seen = weight.axes[1]
     unify(ours[0], theirs[0], call.mismatch())
-    unify(ours[1], theirs[1] if transposed else weight.axes[1], call.mismatch())
-    return channels, (ours[0] + weight.axes[1] if transposed else weight.axes[0])
+    unify(ours[1], theirs[1] if transposed else seen, call.mismatch())
+    freeze(seen, f"the groups of {call.where} see their own channels only")
+    weight.axes[1] = fixed(size_of(seen), POSITION)
+    return channels, (ours[0] + seen if transposed else weight.axes[0])
 
 
 def _positions(call: Call, before: list[Axis], after: list[int], kernel: list[int]) -> list[Axis]:

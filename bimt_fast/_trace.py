@@ -9,7 +9,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -50,8 +50,9 @@ def trace(model: nn.Module, example_inputs: Tensor | tuple) -> Wiring:
     """Infers which axis of which tensor belongs to which group of neurons, and returns the wiring.
 
     Residual additions and products tie groups, a reshape into heads makes blocks, an axis that is flattened makes runs.
-    Inputs and outputs are frozen, and so is whatever is not proven to be free: `infer` tells what and why. Buffers
-    that are not in the state_dict cannot travel and freeze what they meet. Every group is on a line until placed.
+    Inputs and outputs are frozen, and so is whatever is not proven to be free: `wiring.notes` tells what and why.
+    Buffers that are not in the state_dict cannot travel and freeze what they meet. Every group is on a line until
+    placed.
 
     Args:
         model: any nn.Module that torch.export can export; neither its tensors nor its mode nor the random state change.
@@ -68,13 +69,16 @@ def trace(model: nn.Module, example_inputs: Tensor | tuple) -> Wiring:
     found = infer(model, example_inputs)
     if not found.axes:
         raise ValueError("model must have weights that lead from neurons to neurons, had none")
-    return Wiring(
+    wiring = Wiring(
         model,
         positions={group: geometry.line(size) for group, size in found.sizes.items()},
         axes=found.axes,
         frozen=found.frozen,
         blocks=found.blocks,
+        unpenalised=[name for name, axes in found.axes.items() if not any(axes)],
     )
+    wiring.notes = found.notes
+    return wiring
 
 
 def infer(model: nn.Module, example_inputs: Tensor | tuple) -> Inferred:
@@ -89,7 +93,20 @@ def infer(model: nn.Module, example_inputs: Tensor | tuple) -> Inferred:
     values = {name: by_identity[id(tensor)] for name, tensor in tensors.items()}
     records = _walk(program, values)
     embeddings = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
-    return _Writer({name: value.axes for name, value in values.items()}, records, embeddings).write()
+    found = _Writer({name: value.axes for name, value in values.items()}, records, embeddings).write()
+    return replace(found, axes=_with_companions(model, found.axes))
+
+
+def _with_companions(model: nn.Module, axes: dict[str, tuple[str | None, ...]]) -> dict[str, tuple[str | None, ...]]:
+    """The axes, and those of other tensors of the same modules: none of neurons, as a wiring wants it said."""
+    completed = dict(axes)
+    for owner in {name.rpartition(".")[0]: None for name in axes}:
+        module = model.get_submodule(owner)
+        for attribute, tensor in {**module._parameters, **module._buffers}.items():
+            name = f"{owner}.{attribute}".lstrip(".")
+            if tensor is not None and tensor.dim() and name not in axes:
+                completed[name] = (None,) * tensor.dim()
+    return completed
 
 
 def _exported(model: nn.Module, inputs: tuple) -> torch.export.ExportedProgram:
@@ -219,6 +236,9 @@ class _Writer:
             for other in others:
                 unify((first,), (other,), "")
             if others:
+                return False
+            if any(sum(outer in atoms(axis) for axis in axes) > 1 for axes in self.axes.values()):
+                freeze((first,), "a wiring does not relocate a recurrent group in blocks")
                 return False
         return True
 
