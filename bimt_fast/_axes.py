@@ -6,6 +6,7 @@ neuron; "a+b" groups side by side, each with factors of its own; None an axis wh
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -52,7 +53,7 @@ class Axis:
         """One group, one entry a neuron."""
         return len(self.terms) == 1 and self.terms[0].is_plain
 
-    @property
+    @cached_property
     def groups(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(term.group for term in self.terms))
 
@@ -71,6 +72,8 @@ class Axis:
 
     def order(self, orders: Mapping[str, Tensor], sizes: Mapping[str, int]) -> Tensor:
         """The permutation of entries that permutes neurons: place p of a group takes the neuron orders[group][p]."""
+        if self.is_plain:
+            return orders[self.terms[0].group]
         parts, start = [], 0
         for term in self.terms:
             n = sizes[term.group]

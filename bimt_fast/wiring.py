@@ -816,16 +816,18 @@ class Wiring:
         orders = {g: a.argsort() for g, a in assignments.items() if g not in self._permutations}
         optimizers = self._all_optimizers(optimizer)
         mover = Mover()
-        self._plan_cache.clear()  # first: an interrupt may fall behind the last line of this function
+        if boundary:  # elsewhere positions stay; first: an interrupt may fall behind the last line of this function
+            self._plan_cache.clear()
+        axes = {axis for entry in self._entries for axis in entry.axes if any(g in orders for g in axis.groups)}
+        by_axis = {axis: Moves.of(axis.order(orders, self._sizes)) for axis in axes}
         try:
             seen = set()
             for entry in self._entries:
                 tensor = entry.tensor
-                moved = [k for k, axis in enumerate(entry.axes) if any(g in orders for g in axis.groups)]
-                if id(tensor) in seen or not moved:
+                moves = {k: by_axis[axis] for k, axis in enumerate(entry.axes) if axis in by_axis}
+                if id(tensor) in seen or not moves:
                     continue
                 seen.add(id(tensor))
-                moves = {k: Moves.of(entry.axes[k].order(orders, self._sizes)) for k in moved}
                 for travelling, axes in companions(tensor, optimizers):
                     mover.permute(travelling, {k: moves[axis] for k, axis in axes.items() if axis in moves})
                 for follower in self._followers:
