@@ -558,6 +558,7 @@ class Relocation(Row):
     def fresh(self) -> None:
         self.wiring = copy.deepcopy(self.model.wiring)
         self.optimizer = torch.optim.AdamW(self.wiring.model.parameters())
+        self.wiring.cost()  # as in training, where steps come before
 
     def check(self) -> float:
         costs = []

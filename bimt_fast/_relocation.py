@@ -13,7 +13,7 @@ from . import functional, search
 from ._declaration import Part
 from .geometry import distances
 from .kernels.reference import widened
-from .ops import COMPUTE_DTYPE, placement_cost, total_cost
+from .ops import COMPUTE_DTYPE, placement_cost
 
 if TYPE_CHECKING:
     from .wiring import Wiring
@@ -74,27 +74,8 @@ class Relocation:
     def moved(self) -> dict[str, Tensor]:
         return {g: a for g, a in self.assignment.items() if not torch.equal(a, self.start[g])}
 
-    def connection_cost(self) -> float:
-        """The part of wiring.cost() that a relocation can change."""
-        wiring, total = self.wiring, 0.0
-        kinds: dict[tuple, list[Part]] = {}
-        for part in self.connections:
-            kinds.setdefault((part.weight.dtype, part.weight.device), []).append(part)
-        for alike in kinds.values():
-            metric, table = wiring._metric_for(alike[0].weight)
-            total += total_cost(
-                [part.weight for part in alike],
-                [self._positions(part.out, part.weight) for part in alike],
-                [self._positions(part.source, part.weight) for part in alike],
-                metric,
-                [wiring._coefficient(part.entry) for part in alike],
-                [wiring._distance_scale[part.entry.name] for part in alike],
-                [0.0] * len(alike),
-                table,
-            )
-        return total
-
-    def _positions(self, group: str, like: Tensor) -> Tensor:
+    def positions(self, group: str, like: Tensor) -> Tensor:
+        """Where the neurons of a group sit now, in the dtype and on the device that go with a weight."""
         key = (group, like.dtype, like.device)
         if key not in self._sitting:
             slots = self.wiring._slots[group].detach()
@@ -239,7 +220,7 @@ class Relocation:
         like = parts[0].weight
         here = None if sitting is None else self.wiring._following(sitting, like)
         ends = [p.source for p in incoming] + [p.out for p in outgoing]
-        peers = [here if end == group else self._positions(end, p.weight) for p, end in zip(parts, ends, strict=True)]
+        peers = [here if end == group else self.positions(end, p.weight) for p, end in zip(parts, ends, strict=True)]
         metric, table = self.wiring._metric_for(like)
         slots = self.wiring._following(slots.detach(), like)
         arguments = (slots, [p.weight for p in parts], peers, len(incoming), metric, [self._factor(p) for p in parts])

@@ -56,6 +56,7 @@ class Plan:
     """What a native call needs of tensors of one dtype and device: one item of each list a tensor."""
 
     tensors: list[Tensor]
+    entries: list[Entry | None]  # None where a tensor is not charged
     layouts: list[Layout | None]  # how kernels see each
     out_pos: list[Tensor]
     in_pos: list[Tensor]
@@ -415,12 +416,23 @@ class Wiring:
                 total = total.to(term) + coefficient * term
         return total
 
-    def _cost_now(self) -> float:
-        """cost() as a number, by one native call."""
-        return sum(
-            total_cost(plan.views(plan.tensors), plan.out_pos, plan.in_pos, plan.metric, *plan.settings)
-            for plan in self._plans(True, None)
-        )
+    def _cost_now(self, positions: Callable[[str, Tensor], Tensor] | None = None) -> float:
+        """cost() as a number, by one native call.
+
+        Args:
+            positions: gives for a group, and a weight like which they must be, where its neurons are to sit; None:
+                where they sit.
+        """
+        total = 0.0
+        for plan in self._plans(True, None):
+            ends = [plan.out_pos, plan.in_pos]
+            if positions is not None:
+                ends = [list(side) for side in ends]
+                for k, (w, entry) in enumerate(zip(plan.tensors, plan.entries, strict=True)):
+                    if entry is not None and entry.is_connection:
+                        ends[0][k], ends[1][k] = self._end_positions(entry, plan.layouts[k], w, positions)
+            total += total_cost(plan.views(plan.tensors), *ends, plan.metric, *plan.settings)
+        return total
 
     def add_grad_(self, lam: float, bias: bool = True, distance_scale: float | None = None) -> Tensor:
         """Adds lam * d cost / d p to the .grad of every charged parameter, in one native call; returns the cost.
@@ -581,6 +593,7 @@ class Wiring:
             in_pos.append(ends[1])
         return Plan(
             [w for w, _ in items],
+            [entry for _, entry in items],
             layouts,
             out_pos,
             in_pos,
@@ -590,10 +603,17 @@ class Wiring:
             *self._metric_for(items[0][0]),
         )
 
-    def _end_positions(self, entry: Entry, layout: Layout | None, like: Tensor) -> list[Tensor]:
-        """Positions of the rows and columns of a connection as kernels see it."""
+    def _end_positions(
+        self,
+        entry: Entry,
+        layout: Layout | None,
+        like: Tensor,
+        positions: Callable[[str, Tensor], Tensor] | None = None,
+    ) -> list[Tensor]:
+        """Positions of the rows and columns of a connection as kernels see it; `positions` as in _cost_now."""
         groups = {group for end in entry.ends for group in entry.axes[end].groups}
-        return entry.end_positions(layout, {group: self._peer_positions(group, like) for group in groups})
+        positions = self._peer_positions if positions is None else positions
+        return entry.end_positions(layout, {group: positions(group, like) for group in groups})
 
     def _peer_positions(self, group: str, like: Tensor) -> Tensor:
         slots = self._slots[group]
@@ -657,9 +677,8 @@ class Wiring:
         before = self._cost_now()
         if not math.isfinite(before):
             self._refuse_non_finite()
-        connections = search_state.connection_cost()
         reports = search_state.run(groups, before)
-        after = before - connections + search_state.connection_cost() if search_state.moved() else before
+        after = self._cost_now(search_state.positions) if search_state.moved() else before
         if after < before:
             self._move(search_state.moved(), optimizer)
         else:
