@@ -41,11 +41,13 @@ class Value:
     Attributes:
         axes: what each axis is made of.
         weight: whether it is made of parameters only.
+        leads: the axis to which it leads, as a weight.
         items: tensors of different meaning stacked along axis 0 (the states of a recurrent network's layers), or None.
     """
 
     axes: list[Axis]
     weight: bool = False
+    leads: int | None = None
     items: "list[Value] | None" = None
 
     @property
@@ -333,6 +335,7 @@ def scatter_part(call: Call) -> Value:
 def embedding(call: Call) -> Value:
     weight, indices = call["weight"], call["indices"]
     freeze(weight.axes[0], call.order())
+    _leads(weight, 1)
     return Value([*indices.axes, weight.axes[1]])
 
 
@@ -340,6 +343,7 @@ def embedding(call: Call) -> Value:
 def embedding_bag(call: Call) -> list[Value]:
     weight, *others = call.values
     freeze(weight.axes[0], call.order())
+    _leads(weight, 1)
     for value in others:
         for axis in value.axes:
             freeze(axis, call.order())
@@ -465,10 +469,17 @@ def contract(call: Call, operands: list[tuple[Value, str]], result: str, weights
     for k, (value, labels) in enumerate(operands):
         others = {label for j, (_, other) in enumerate(operands) if j != k for label in other}
         led_through = k in weights or not all(other.weight for j, (other, _) in enumerate(operands) if j != k)
-        for label in labels if value.weight else ():
-            if (label in others) != (label in result) and (label in others or led_through):
+        for axis, label in enumerate(labels if value.weight else ()):
+            if label in others and label not in result:
                 mark_neurons(found[label])
+            elif label in result and label not in others and led_through:
+                mark_neurons(found[label])
+                _leads(value, axis)
     return Value([found[label] for label in result], all(value.weight for value, _ in operands))
+
+
+def _leads(weight: Value, axis: int) -> None:
+    weight.leads = axis if weight.leads is None else weight.leads
 
 
 def _letters(count: int) -> str:
@@ -591,6 +602,7 @@ def convolution(call: Call) -> Value:
     if weight.weight:
         mark_neurons(inner)
         mark_neurons(out)
+        _leads(weight, 1 if transposed else 0)
     if bias is not None:
         unify(out, bias.axes[0], call.mismatch())
     space = _positions(call, x.axes[len(x.axes) - rank :], call.shapes[0][-rank:], weight.shape[2:])
@@ -726,6 +738,7 @@ def _cell(call: Call, x: Axis, weights: list[Value], gates: int, projected: bool
         call.records.append(list(value.axes))
         mark_neurons(value.axes[0])
         mark_neurons(value.axes[1])
+        _leads(value, 0)
     return resolve(state), resolve(hidden)
 
 
