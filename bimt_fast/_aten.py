@@ -124,7 +124,6 @@ def broadcast(call: Call, values: Iterable[Value], shape: list[int]) -> list[Axi
 
 @rule(
     "dropout", "native_dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "bernoulli",
-    "clone", "contiguous", "to", "_to_copy", "alias", "detach", "lift_fresh", "lift_fresh_copy", "type_as",
     "copy", "fill", "zero", "masked_fill", "where", "softmax", "log_softmax", "_softmax", "_log_softmax",
     "_weight_norm", "relu6", "selu", "celu",
     "mish", "hardswish", "hardsigmoid", "hardtanh", "leaky_relu", "elu", "rrelu", "softplus", "_safe_softmax",
@@ -133,6 +132,12 @@ def broadcast(call: Call, values: Iterable[Value], shape: list[int]) -> list[Axi
 def elementwise(call: Call) -> Any:
     results = [Value(broadcast(call, call.values, shape), call.weight) for shape in call.shapes]
     return results if len(results) > 1 else results[0]
+
+
+@rule("clone", "contiguous", "to", "_to_copy", "alias", "detach", "lift_fresh", "lift_fresh_copy", "type_as")
+def same(call: Call) -> Value:
+    x = next(iter(call.values))
+    return Value(x.axes, x.weight)
 
 
 @rule("prelu")
@@ -813,7 +818,10 @@ def apply(call: Call) -> Any:
     if name not in ("select", "unbind", "slice", *_GATES):
         for value in call.values:
             _collapse(call, value)
-    result = None if function is None or not call.shapes else function(call)
+    try:
+        result = None if function is None or not call.shapes else function(call)
+    except (AttributeError, LookupError, TypeError, ValueError):  # arguments of a kind that its rule does not know
+        result = None
     return _freeze_all(call) if result is None else result
 
 
@@ -916,8 +924,7 @@ def _where(node: fx.Node) -> str:
 
 def _shapes(node: fx.Node) -> list[list[int]]:
     found = node.meta.get("val")
-    return [
-        [int(n) for n in item.shape]
-        for item in (found if isinstance(found, (list, tuple)) else [found])
-        if isinstance(item, torch.Tensor)
-    ]
+    tensors = [x for x in (found if isinstance(found, (list, tuple)) else [found]) if isinstance(x, torch.Tensor)]
+    if any(not isinstance(n, int) for x in tensors for n in x.shape):
+        raise ValueError(f"model must have shapes that its data do not decide, {_where(node)} gave {tensors[0].shape}")
+    return [list(x.shape) for x in tensors]
