@@ -41,11 +41,13 @@ class Value:
     Attributes:
         axes: what each axis is made of.
         weight: whether it is made of parameters only.
+        leads: the axis to which it leads, as a weight.
         items: tensors of different meaning stacked along axis 0 (the states of a recurrent network's layers), or None.
     """
 
     axes: list[Axis]
     weight: bool = False
+    leads: int | None = None
     items: "list[Value] | None" = None
 
     @property
@@ -122,7 +124,6 @@ def broadcast(call: Call, values: Iterable[Value], shape: list[int]) -> list[Axi
 
 @rule(
     "dropout", "native_dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "bernoulli",
-    "clone", "contiguous", "to", "_to_copy", "alias", "detach", "lift_fresh", "lift_fresh_copy", "type_as",
     "copy", "fill", "zero", "masked_fill", "where", "softmax", "log_softmax", "_softmax", "_log_softmax",
     "_weight_norm", "relu6", "selu", "celu",
     "mish", "hardswish", "hardsigmoid", "hardtanh", "leaky_relu", "elu", "rrelu", "softplus", "_safe_softmax",
@@ -131,6 +132,12 @@ def broadcast(call: Call, values: Iterable[Value], shape: list[int]) -> list[Axi
 def elementwise(call: Call) -> Any:
     results = [Value(broadcast(call, call.values, shape), call.weight) for shape in call.shapes]
     return results if len(results) > 1 else results[0]
+
+
+@rule("clone", "contiguous", "to", "_to_copy", "alias", "detach", "lift_fresh", "lift_fresh_copy", "type_as")
+def same(call: Call) -> Value:
+    x = next(iter(call.values))
+    return Value(x.axes, x.weight)
 
 
 @rule("prelu")
@@ -333,6 +340,7 @@ def scatter_part(call: Call) -> Value:
 def embedding(call: Call) -> Value:
     weight, indices = call["weight"], call["indices"]
     freeze(weight.axes[0], call.order())
+    _leads(weight, 1)
     return Value([*indices.axes, weight.axes[1]])
 
 
@@ -340,6 +348,7 @@ def embedding(call: Call) -> Value:
 def embedding_bag(call: Call) -> list[Value]:
     weight, *others = call.values
     freeze(weight.axes[0], call.order())
+    _leads(weight, 1)
     for value in others:
         for axis in value.axes:
             freeze(axis, call.order())
@@ -465,10 +474,17 @@ def contract(call: Call, operands: list[tuple[Value, str]], result: str, weights
     for k, (value, labels) in enumerate(operands):
         others = {label for j, (_, other) in enumerate(operands) if j != k for label in other}
         led_through = k in weights or not all(other.weight for j, (other, _) in enumerate(operands) if j != k)
-        for label in labels if value.weight else ():
-            if (label in others) != (label in result) and (label in others or led_through):
+        for axis, label in enumerate(labels if value.weight else ()):
+            if label in others and label not in result:
                 mark_neurons(found[label])
+            elif label in result and label not in others and led_through:
+                mark_neurons(found[label])
+                _leads(value, axis)
     return Value([found[label] for label in result], all(value.weight for value, _ in operands))
+
+
+def _leads(weight: Value, axis: int) -> None:
+    weight.leads = axis if weight.leads is None else weight.leads
 
 
 def _letters(count: int) -> str:
@@ -591,6 +607,7 @@ def convolution(call: Call) -> Value:
     if weight.weight:
         mark_neurons(inner)
         mark_neurons(out)
+        _leads(weight, 1 if transposed else 0)
     if bias is not None:
         unify(out, bias.axes[0], call.mismatch())
     space = _positions(call, x.axes[len(x.axes) - rank :], call.shapes[0][-rank:], weight.shape[2:])
@@ -726,6 +743,7 @@ def _cell(call: Call, x: Axis, weights: list[Value], gates: int, projected: bool
         call.records.append(list(value.axes))
         mark_neurons(value.axes[0])
         mark_neurons(value.axes[1])
+        _leads(value, 0)
     return resolve(state), resolve(hidden)
 
 
@@ -800,7 +818,10 @@ def apply(call: Call) -> Any:
     if name not in ("select", "unbind", "slice", *_GATES):
         for value in call.values:
             _collapse(call, value)
-    result = None if function is None or not call.shapes else function(call)
+    try:
+        result = None if function is None or not call.shapes else function(call)
+    except (AttributeError, LookupError, TypeError, ValueError):  # arguments of a kind that its rule does not know
+        result = None
     return _freeze_all(call) if result is None else result
 
 
@@ -903,8 +924,7 @@ def _where(node: fx.Node) -> str:
 
 def _shapes(node: fx.Node) -> list[list[int]]:
     found = node.meta.get("val")
-    return [
-        [int(n) for n in item.shape]
-        for item in (found if isinstance(found, (list, tuple)) else [found])
-        if isinstance(item, torch.Tensor)
-    ]
+    tensors = [x for x in (found if isinstance(found, (list, tuple)) else [found]) if isinstance(x, torch.Tensor)]
+    if any(not isinstance(n, int) for x in tensors for n in x.shape):
+        raise ValueError(f"model must have shapes that its data do not decide, {_where(node)} gave {tensors[0].shape}")
+    return [list(x.shape) for x in tensors]

@@ -4,6 +4,7 @@ Every axis of every parameter starts as neurons that may trade places freely. Wa
 ties together what must move together and freezes what must stay; what is left is written in the language of Wiring.
 """
 
+import copy
 import math
 import re
 import warnings
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.utils._pytree import tree_leaves
 
 from . import geometry
 from ._aten import POSITION, Interpreter, Value
@@ -46,7 +48,7 @@ class Inferred:
     notes: tuple[str, ...]
 
 
-def trace(model: nn.Module, example_inputs: Tensor | tuple) -> Wiring:
+def trace(model: nn.Module, example_inputs: Tensor | tuple, *, verify: bool = False) -> Wiring:
     """Infers which axis of which tensor belongs to which group of neurons, and returns the wiring.
 
     Residual additions and products tie groups, a reshape into heads makes blocks, an axis that is flattened makes runs.
@@ -57,6 +59,7 @@ def trace(model: nn.Module, example_inputs: Tensor | tuple) -> Wiring:
     Args:
         model: any nn.Module that torch.export can export; neither its tensors nor its mode nor the random state change.
         example_inputs: what the model is called with: a tensor, or a tuple of positional arguments.
+        verify: also relocate all groups of a copy of the model at random, and compare what both compute in eval mode.
 
     Returns:
         Wiring of the model, with one group for its inputs ("in") and one for its outputs ("out"), where it has neurons
@@ -65,10 +68,17 @@ def trace(model: nn.Module, example_inputs: Tensor | tuple) -> Wiring:
     Raises:
         TypeError: model or example_inputs are of the wrong type.
         ValueError: the model cannot be exported, or nothing in it is a neuron.
+        RuntimeError: verify, and the copy computes something else: a fault of this function.
     """
     found = infer(model, example_inputs)
     if not found.axes:
         raise ValueError("model must have weights that lead from neurons to neurons, had none")
+    if verify:
+        _verify(model, example_inputs, found)
+    return _wiring(model, found)
+
+
+def _wiring(model: nn.Module, found: "Inferred") -> Wiring:
     wiring = Wiring(
         model,
         positions={group: geometry.line(size) for group, size in found.sizes.items()},
@@ -92,9 +102,34 @@ def infer(model: nn.Module, example_inputs: Tensor | tuple) -> Inferred:
     by_identity = {id(tensor): Value([free(n) for n in tensor.shape], weight=True) for tensor in tensors.values()}
     values = {name: by_identity[id(tensor)] for name, tensor in tensors.items()}
     records = _walk(program, values)
-    embeddings = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
-    found = _Writer({name: value.axes for name, value in values.items()}, records, embeddings).write()
+    found = _Writer(values, records).write()
     return replace(found, axes=_with_companions(model, found.axes))
+
+
+@torch.no_grad()
+def _verify(model: nn.Module, example_inputs: Tensor | tuple, found: Inferred) -> None:
+    inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    with torch.random.fork_rng(devices=[]):
+        plain, moved = copy.deepcopy(model).eval(), copy.deepcopy(model).eval()
+        wiring = _wiring(moved, found)
+        for group in wiring.inner_groups:
+            if group not in wiring.frozen:
+                neurons = torch.arange(found.sizes[group]).view(wiring.blocks.get(group, 1), -1)
+                within = torch.rand(neurons.shape).argsort(1)
+                wiring.permute_(group, neurons.gather(1, within)[torch.randperm(len(neurons))].flatten())
+        seed = torch.seed()
+        results = []
+        for each in (plain, moved):
+            torch.manual_seed(seed)
+            results.append(tree_leaves(each(*inputs)))
+    for before, after in zip(*results, strict=True):
+        if isinstance(before, Tensor) and before.is_floating_point():
+            tolerance = before.abs().max() * torch.finfo(before.dtype).eps ** 0.5
+            if not torch.allclose(before, after, rtol=0, atol=tolerance.item(), equal_nan=True):
+                raise RuntimeError(
+                    f"the axes inferred must not change what the model computes, but its output changed by"
+                    f" {(before - after).abs().max().item():.2g}"
+                )
 
 
 def _with_companions(model: nn.Module, axes: dict[str, tuple[str | None, ...]]) -> dict[str, tuple[str | None, ...]]:
@@ -174,10 +209,10 @@ def _leaves(axis: Axis) -> None:
 class _Writer:
     """Writes axes as groups, folds, runs and blocks, and freezes what that language cannot say."""
 
-    def __init__(self, axes: dict[str, list[Axis]], records: list[list[Axis]], embeddings: set[str]) -> None:
-        self.axes = axes
-        self.records = [*records, *axes.values()]
-        self.embeddings = embeddings
+    def __init__(self, values: dict[str, Value], records: list[list[Axis]]) -> None:
+        self.axes = {name: value.axes for name, value in values.items()}
+        self.leads = {name: value.leads for name, value in values.items()}
+        self.records = [*records, *self.axes.values()]
         for atom in (atom for axes in self.axes.values() for axis in axes for atom in atoms(axis)):
             if atom.size == 1 or not atom.neurons:
                 atom.frozen = atom.frozen or ("it is one neuron" if atom.neurons else "no weight leads to it")
@@ -186,14 +221,14 @@ class _Writer:
         uniform = self._uniform()
         while not self._settled(uniform):
             pass
-        names = _Names(self.embeddings)
+        names = _Names()
         for name, axes in self.axes.items():
             written = [_key_terms(axis) for axis in axes]
             for surplus in sorted(range(len(axes)), key=lambda k: _importance(axes[k]))[: max(0, len(axes) - 2)]:
                 if len([terms for terms in written if terms]) > 2:
                     written[surplus] = []
             if any(written):
-                names.add(name, written)
+                names.add(name, written, self.leads[name])
         return names.inferred()
 
     def _uniform(self) -> set[Atom]:
@@ -360,18 +395,15 @@ def _importance(axis: Axis) -> int:
 class _Names:
     """Names each group after the first tensor that leads to it."""
 
-    def __init__(self, embeddings: set[str]) -> None:
-        self.embeddings = embeddings
+    def __init__(self) -> None:
         self.tensors: dict[str, list[list[_Term]]] = {}
-        self.proposals: dict[Axis, list[tuple[int, str]]] = {}
+        self.proposals: dict[Axis, list[tuple[bool, str]]] = {}
 
-    def add(self, name: str, axes: list[list[_Term]]) -> None:
+    def add(self, name: str, axes: list[list[_Term]], leads: int | None) -> None:
         self.tensors[name] = axes
-        connection = len([terms for terms in axes if terms]) > 1
         for k, terms in enumerate(axes):
             for term in terms:
-                leads = (connection and k == 0) or name in self.embeddings
-                self.proposals.setdefault(term.key, []).append((0 if leads else 1, _label(name)))
+                self.proposals.setdefault(term.key, []).append((k != leads, _label(name)))
 
     def inferred(self) -> Inferred:
         names: dict[Axis, str] = {}

@@ -1,6 +1,7 @@
 """Wirings inferred from models nobody annotated: random relocations must not change what a model computes."""
 
 import copy
+import dataclasses
 import math
 
 import inputs
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import bimt_fast as bf
+from bimt_fast import _trace
 
 
 class GPT(nn.Module):
@@ -155,6 +157,71 @@ class Encoder(nn.Module):
         return self.head(self.encoder(self.embed(x)).mean(1))
 
 
+class ViT(nn.Module):
+    """Patches, a class token, learned positions, fused qkv as timm writes it, scaled branches."""
+
+    def __init__(self, n=12, heads=3):
+        super().__init__()
+        self.cls, self.pos, self.heads = nn.Parameter(torch.zeros(1, 1, n)), nn.Parameter(torch.zeros(1, 10, n)), heads
+        self.patch, self.norm = nn.Conv2d(3, n, 4, stride=4), nn.LayerNorm(n)
+        self.qkv, self.proj, self.scale = nn.Linear(n, 3 * n), nn.Linear(n, n), nn.Parameter(torch.ones(n))
+        self.head = nn.Linear(n, 4)
+
+    def forward(self, x):
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.cls.expand(len(x), -1, -1), x], dim=1) + self.pos
+        b, t, n = x.shape
+        q, k, v = self.qkv(self.norm(x)).reshape(b, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, t, n)
+        return self.head((x + self.scale * self.proj(y))[:, 0])
+
+
+class Conv1D(nn.Module):
+    """The linear layer of HuggingFace's GPT-2: its weight has the inputs first."""
+
+    def __init__(self, out, size):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.empty(size, out)), nn.Parameter(torch.empty(out))
+
+    def forward(self, x):
+        y = torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight)
+        return y.view(*x.shape[:-1], -1)
+
+
+class Gated(nn.Module):
+    """Squeeze and excitation, grouped channels, and flattened maps side by side."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3, groups=2)
+        self.squeeze, self.excite, self.head = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1), nn.Linear(14 * 4, 3)
+
+    def forward(self, x):
+        x = self.a(x).relu()
+        x = x * self.excite(F.silu(self.squeeze(x.mean((2, 3), keepdim=True)))).sigmoid()
+        y = F.adaptive_max_pool2d(self.b(x), 2)
+        return self.head(torch.cat([F.adaptive_avg_pool2d(x, 2).flatten(1), y.flatten(1)], dim=1))
+
+
+class Loop(nn.Module):
+    """A gated cell by hand, its outputs written into a tensor of zeros."""
+
+    def __init__(self):
+        super().__init__()
+        self.i, self.r, self.cell, self.head = nn.Linear(5, 24), nn.Linear(6, 24), nn.GRUCell(6, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        h = c = x.new_zeros(len(x), 6)
+        state, outputs = x.new_zeros(len(x), 4), x.new_zeros(len(x), 3, 4)
+        for t in range(3):
+            i, f, g, o = (self.i(x[:, t]) + self.r(h)).chunk(4, dim=1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+            state = self.cell(h, state)
+            outputs[:, t] = state
+        return self.head(outputs.sum(1))
+
+
 def lenet():
     return nn.Sequential(
         nn.Conv2d(1, 4, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 5, 3), nn.Tanh(), nn.AvgPool2d(2),
@@ -195,6 +262,8 @@ def tokens(count=9):
     return torch.randint(0, count, (2, 6))
 
 
+TRAINED = ("mlp-batchnorm", "resnet", "encoder", "lstm")
+
 # name: (model, inputs, axes that must be found)
 MODELS = {
     "mlp": (mlp, lambda: rows(6), {"0.weight": ("layer0", "in"), "5.weight": ("out", "layer3"), "5.bias": ("out",)}),
@@ -224,6 +293,16 @@ MODELS = {
     "rnn": (lambda: Recurrent(nn.RNN(5, 6, num_layers=2, batch_first=True), 6), tokens, {}),
     "unet": (UNet, lambda: picture(1), {"join.weight": ("join", "up+down1", None, None)}),
     "autoencoder": (autoencoder, lambda: rows(8), {"3.weight": ("layer3", "layer2")}),
+    "vit": (ViT, picture, {"qkv.weight": ("3*qkv", "patch"), "cls": (None, None, "patch")}),
+    "conv1d": (
+        lambda: nn.Sequential(nn.Linear(6, 8), Conv1D(9, 8), nn.ReLU(), Conv1D(5, 9)), lambda: rows(6),
+        {"1.weight": ("layer0", "layer1")},
+    ),
+    "gated": (Gated, picture, {"b.weight": ("a*3", None, None, None), "head.weight": ("out", "a*16+a*12")}),
+    "loop": (
+        Loop, lambda: torch.randn(2, 3, 5, dtype=torch.float64),
+        {"r.weight": ("4*i", "i"), "cell.weight_hh": ("3*cell", "cell")},
+    ),
     "mixer": (Mixer, picture, {"tokens.0.weight": ("tokens.0", "tokens.2")}),
 }  # fmt: skip
 
@@ -245,8 +324,19 @@ def made(make, name):
     return model
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("training", (False, True), ids=("eval", "train"))
+def relocated_at_random(wiring, seed):
+    """Permutes every inner group that is not frozen; returns which."""
+    generator = inputs.generator(seed)
+    moving = [group for group in wiring.inner_groups if group not in wiring.frozen]
+    for group in moving:
+        state = {key: tensor.clone() for key, tensor in wiring.model.state_dict().items()}
+        wiring.permute_(group, shuffled(len(wiring.slots(group)), wiring.blocks.get(group, 1), generator))
+        changed = any(not torch.equal(state[key], tensor) for key, tensor in wiring.model.state_dict().items())
+        assert changed or len(wiring.slots(group)) < 4, group
+    return moving
+
+
+@pytest.mark.parametrize("name, training", [*((name, False) for name in MODELS), *((name, True) for name in TRAINED)])
 def test_relocations_do_not_change_the_output(name, training):
     make, example, expected = MODELS[name]
     model = made(make, name).train(training)
@@ -256,11 +346,118 @@ def test_relocations_do_not_change_the_output(name, training):
     for tensor, axes in expected.items():
         assert wiring.axes[tensor] == axes
     before = copy.deepcopy(model)(x)
-    generator = inputs.generator(name)
-    moving = [group for group in wiring.inner_groups if group not in wiring.frozen]
-    assert moving, "nothing moves"
-    for group in moving:
-        state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-        wiring.permute_(group, shuffled(len(wiring.slots(group)), wiring.blocks.get(group, 1), generator))
-        assert any(not torch.equal(state[key], tensor) for key, tensor in model.state_dict().items()), group
+    assert relocated_at_random(wiring, name)
+    wiring.relocate()
     torch.testing.assert_close(model(x), before, rtol=1e-9, atol=1e-9)
+
+
+class Staying(nn.Module):
+    """Two layers, with something between them that tells neurons apart."""
+
+    def __init__(self, between):
+        super().__init__()
+        self.first, self.second, self.between = nn.Linear(6, 12), nn.Linear(12, 12), between
+        self.last = nn.LazyLinear(2)
+        self.register_buffer("slopes", torch.linspace(0, 1, 12), persistent=False)
+
+    def forward(self, x):
+        return self.last(self.between(self, self.first(x).tanh(), self.second).tanh())
+
+
+def staying(case):
+    model = Staying(STAYING[case][0]).double()
+    model(rows(6))  # LazyLinear finds its width
+    return made(lambda: model, case)
+
+
+def heads(x):
+    return x.unflatten(-1, (3, 4))
+
+
+STAYING = {  # what is between the layers; the groups that must stay; words of the note that says why
+    "constant": (lambda m, x, f: f(x * torch.linspace(0, 1, 12).to(x)), {"first"}, "constant made by aten.lin"),
+    "buffer": (lambda m, x, f: f(x * m.slopes), {"first"}, "constant tensor of the model, 'slopes'"),
+    "sorted": (lambda m, x, f: f(x.sort(-1).values), {"first", "second.2"}, "aten.sort depends on its order"),
+    "flipped": (lambda m, x, f: f(x) + x.flip(-1), {"first", "second"}, "aten.flip depends on its order"),
+    "noise": (lambda m, x, f: f(x + 0 * torch.randn_like(x)), {"first"}, "aten.randn_like"),
+    "window": (lambda m, x, f: f(x.unfold(-1, 12, 1)[..., 0, :]), {"first", "second.2"}, "aten.unfold"),
+    "sum of heads": (lambda m, x, f: heads(f(x)).sum(-2), {"last"}, "the 3 blocks around it trade places whole"),
+    "two shapes": (
+        lambda m, x, f: torch.cat([heads(f(x)).sum(-1), f(x).unflatten(-1, (4, 3)).sum(-1)], -1),
+        {"second", "last"}, "do not fit together in aten.unflatten",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", STAYING)
+def test_what_is_not_proven_stays(case):
+    _, groups, why = STAYING[case]
+    model, x = staying(case), rows(6)
+    wiring = bf.trace(model, x)
+    assert set(wiring.frozen) == {"in", "out", *groups}
+    assert any(why in note for note in wiring.notes), wiring.notes
+    before = model(x)
+    relocated_at_random(wiring, case)
+    torch.testing.assert_close(model(x), before, rtol=1e-9, atol=1e-9)
+
+
+def test_within_a_rotated_head_nothing_moves():
+    wiring = bf.trace(made(Llama, "llama"), tokens())
+    assert any("runs of 6" in note and "'frequency'" in note for note in wiring.notes)
+    assert any(note == "out (11) stays: it is the model's output." for note in wiring.notes)
+
+
+def test_blocks_are_heads():
+    assert bf.trace(made(GPT, "gpt"), tokens()).blocks == {"blocks.0.qkv": 4, "blocks.1.qkv": 4}
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.GroupNorm(2, 6), nn.Conv2d(6, 2, 1)).double()
+    assert bf.trace(model, picture()).blocks == {"layer0": 2}
+
+
+def test_cost_is_that_of_a_declared_wiring():
+    model = nn.Sequential(nn.Linear(4, 7), nn.Tanh(), nn.Linear(7, 3)).double()
+    names = {"0.weight": ("h", "in"), "0.bias": ("h",), "2.weight": ("out", "h"), "2.bias": ("out",)}
+    declared = bf.Wiring(model, {g: bf.geometry.line(n) for g, n in (("in", 4), ("h", 7), ("out", 3))}, names)
+    assert bf.trace(model, rows(4)).cost().item() == pytest.approx(declared.cost().item(), rel=1e-12)
+
+
+def test_the_model_is_left_alone():
+    model = made(ResNet, "resnet").train()
+    model.n1.eval()
+    modes = [module.training for module in model.modules()]
+    held = {name: (tensor, tensor.clone()) for name, tensor in model.state_dict(keep_vars=True).items()}
+    x, random = picture(), torch.get_rng_state()
+    bf.trace(model, x, verify=True)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert [module.training for module in model.modules()] == modes
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        assert tensor is held[name][0] and torch.equal(tensor, held[name][1]) and tensor.grad is None
+
+
+def test_verify_finds_axes_that_are_wrong(monkeypatch):
+    model, x = staying("constant"), rows(6)
+    found = _trace.infer(model, x)
+    bf.trace(model, x, verify=True)
+    monkeypatch.setattr(_trace, "infer", lambda *_: dataclasses.replace(found, frozen=("in", "out")))
+    with pytest.raises(RuntimeError, match="its output changed by"):
+        bf.trace(model, x, verify=True)
+
+
+class Branching(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) if x.sum() > 0 else x
+
+
+def test_errors():
+    for arguments, message in (
+        (("model", rows(4)), "model must be a torch.nn.Module, was str"),
+        ((nn.Linear(4, 4), [rows(4)]), "example_inputs must be a tensor or a tuple, was list"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            bf.trace(*arguments)
+    for model, message in (
+        (Branching(4, 4).double(), "model must be one that torch.export can export, which failed: "),
+        (nn.Linear(5, 4).double(), "model must be one that torch.export can export, which failed: "),
+        (nn.ReLU(), "model must have weights that lead from neurons to neurons, had none"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            bf.trace(model, rows(4))
