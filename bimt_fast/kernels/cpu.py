@@ -22,12 +22,14 @@ except ImportError as error:
 __all__ = [
     "adamw",
     "add_grad",
+    "assignment_bound",
     "best_swaps",
     "can_run",
     "connection_cost",
     "connection_cost_backward",
     "details",
     "greedy_swaps",
+    "linear_assignment",
     "placement_cost",
     "placement_cost_backward",
     "placement_swaps",
@@ -44,6 +46,7 @@ _LARGE = 8 << 20
 _MEMORY_PART = 16
 _LITTLE_MEMORY = 2 << 20
 _ABSENT = (0, 0, 0, 1, 1)
+_ALL = -1  # rounds of a linear assignment, until it is the cheapest
 
 
 def can_run(device: torch.device) -> tuple[bool, str]:
@@ -358,6 +361,31 @@ def greedy_swaps(
         rows, columns = cost.contiguous(), cost.T.contiguous().T
     at = (neuron_in.data_ptr(), slots.data_ptr(), len(slots))
     return _cpu.greedy_swaps(_DTYPES[cost.dtype], _matrix(rows), _matrix(columns), *at, least)
+
+
+def linear_assignment(
+    cost: Tensor,  # (n, n)
+    start: Tensor,  # (n,) int64
+) -> Tensor:  # (n,) int64
+    return _shortest_paths(cost, start, _ALL)[0]
+
+
+def assignment_bound(
+    cost: Tensor,  # (n, n)
+    start: Tensor,  # (n,) int64
+    rounds: int,
+) -> float:
+    return _shortest_paths(cost, start, rounds)[1]
+
+
+def _shortest_paths(cost: Tensor, start: Tensor, rounds: int) -> tuple[Tensor, float]:
+    """Along whichever axis has unit stride: the transposed problem is solved by the inverse permutation."""
+    if 1 not in cost.stride():
+        cost = cost.contiguous()
+    by_slot = cost.stride(1) != 1
+    rows, found = (cost.T, start.argsort()) if by_slot else (cost, start.clone())
+    bound = _cpu.linear_assignment(_DTYPES[cost.dtype], _matrix(rows), found.data_ptr(), rounds)
+    return found.argsort() if by_slot and rounds == _ALL else found, bound
 
 
 def placement_swaps(
