@@ -12,6 +12,8 @@ from .backends import kernels
 from .functional import best_swaps
 from .ops import check_assignment, check_permutation, check_shape
 
+_FROM_ANYWHERE = 128  # neurons, up to which an exact assignment takes no longer than finding it a good start
+
 
 def assigned_cost(cost: Tensor, assignment: Tensor) -> float:
     """sum C[i, a[i]], added in float64."""
@@ -142,7 +144,7 @@ def _disjoint_pairs(delta: Tensor, partner: Tensor, least: float) -> tuple[list[
 
 
 def linear_assignment(cost: Tensor) -> Tensor:
-    """The cheapest assignment of all: shortest augmenting paths (Jonker, Volgenant 1987), from that of matching.
+    """The cheapest assignment of all: shortest augmenting paths (Jonker, Volgenant 1987), from that of matching where n is large.
 
     The cpu backend finds the paths of all neurons without a slot at once; the reference backend leaves it to
     scipy.optimize.linear_sum_assignment (Crouse 2016).
@@ -158,7 +160,9 @@ def linear_assignment(cost: Tensor) -> Tensor:
         ValueError: cost is not square, or not finite.
     """
     matrix = _on_cpu(cost)
-    start, _ = matching(matrix, torch.arange(len(matrix)))
+    start = torch.arange(len(matrix))
+    if len(matrix) > _FROM_ANYWHERE:
+        start, _ = matching(matrix, start)
     return kernels(matrix.device).linear_assignment(matrix, start).to(cost.device)
 
 
@@ -167,7 +171,7 @@ def assignment_bound(cost: Tensor, assignment: Tensor, rounds: int = 4) -> float
 
     The sum of min over p of (C[i, p] - price[p]) over neurons, and of the prices: whatever the prices, a lower bound by
     linear programming duality, equal to the least cost for the best prices. On the cpu backend a round is one of
-    linear_assignment's and costs about as much as ten passes over C.
+    linear_assignment's and takes about as long as a few passes over C; the first one gains most.
 
     Args:
         cost: (n, n), finite.
