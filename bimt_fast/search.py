@@ -146,8 +146,8 @@ def _disjoint_pairs(delta: Tensor, partner: Tensor, least: float) -> tuple[list[
 def linear_assignment(cost: Tensor) -> Tensor:
     """The cheapest assignment of all, by shortest augmenting paths (Jonker, Volgenant 1987).
 
-    The cpu backend looks for the paths of all neurons without a slot at once, from what matching finds where n is large;
-    the reference backend leaves it to scipy.optimize.linear_sum_assignment (Crouse 2016).
+    The cpu backend looks for the paths of all neurons without a slot at once, where n is large
+    from what matching finds; the reference backend leaves it to scipy.optimize.linear_sum_assignment (Crouse 2016).
 
     Args:
         cost: (n, n), finite.
