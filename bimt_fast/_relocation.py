@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .wiring import Wiring
 
 STRATEGIES = ("auto", "greedy", "matching", "assignment", "tabu")
-_AUTO_EXACT_LIMIT = 512  # neurons; exact assignment is cubic
+_AUTO_EXACT_LIMIT = 1024  # neurons; up to here an exact assignment takes less than twice as long as matching
 _AUTO_TABU_LIMIT = 64  # neurons of a recurrent group; an iteration is O(n^2)
 _TABU_ITERATIONS = 100  # a neuron
 

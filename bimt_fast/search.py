@@ -13,8 +13,11 @@ from torch import Tensor
 
 from .backends import kernels
 from .functional import best_swaps
+from .ops import check_assignment, check_permutation, check_shape
 from .quadratic import Placed, Problem
 from .quadratic import search as search_quadratic
+
+_FROM_ANYWHERE = 128  # neurons, up to which an exact assignment takes no longer than finding it a good start
 
 
 def assigned_cost(cost: Tensor, assignment: Tensor) -> float:
@@ -115,7 +118,8 @@ def matching(cost: Tensor, assignment: Tensor) -> tuple[Tensor, int]:
     """Every neuron finds its best partner; disjoint pairs trade slots, best first; again until nothing improves.
 
     Ends where no single swap improves by more than rounding (2-opt). The swaps of one round are independent, since
-    C does not change, so each round lowers the cost by the sum of its deltas.
+    C does not change, so each round lowers the cost by the sum of its deltas. assignment_bound tells how far from the
+    optimum it ended.
 
     Args:
         cost: (n, n) placement cost.
@@ -273,30 +277,60 @@ def _total(linear: Tensor, cost: Tensor, assignment: Tensor) -> float:
 
 
 def linear_assignment(cost: Tensor) -> Tensor:
-    """The cheapest assignment of all, by scipy.optimize.linear_sum_assignment (Crouse 2016).
+    """The cheapest assignment of all, by shortest augmenting paths (Jonker, Volgenant 1987).
+
+    The cpu backend looks for the paths of all neurons without a slot at once, where n is large
+    from what matching finds; the reference backend leaves it to scipy.optimize.linear_sum_assignment (Crouse 2016).
 
     Args:
         cost: (n, n), finite.
 
     Returns:
-        (n,) int64 on cost's device.
+        (n,) int64 on cost's device. Its cost is the least up to rounding in float64.
 
     Raises:
-        ImportError: SciPy is not installed.
+        ImportError: the cpu backend is missing and SciPy too.
+        ValueError: cost is not square, or not finite.
     """
-    try:
-        from scipy.optimize import linear_sum_assignment
-    except ImportError as error:
-        raise ImportError("strategy 'assignment' needs SciPy: pip install 'bimt_fast[search]'") from error
-    _, slots = linear_sum_assignment(cost.detach().cpu().numpy())
-    return torch.as_tensor(slots, dtype=torch.int64, device=cost.device)
+    matrix = _on_cpu(cost)
+    start = torch.arange(len(matrix))
+    if len(matrix) > _FROM_ANYWHERE:
+        start, _ = matching(matrix, start)
+    return kernels(matrix.device).linear_assignment(matrix, start).to(cost.device)
+
+
+def assignment_bound(cost: Tensor, assignment: Tensor, rounds: int = 4) -> float:
+    """A cost that no assignment undercuts, from the prices of slots that a good assignment implies.
+
+    The sum of min over p of (C[i, p] - price[p]) over neurons, and of the prices: whatever the prices, a lower bound by
+    linear programming duality, equal to the least cost for the best prices. On the cpu backend a round is one of
+    linear_assignment's and takes about as long as a few passes over C; the first one gains most.
+
+    Args:
+        cost: (n, n), finite.
+        assignment: (n,) int64, best one that matching has found: the closer to the optimum, the better the bound.
+        rounds: at most so many improve the prices.
+
+    Returns:
+        The bound, in float64: assigned_cost(cost, assignment) exceeds the least cost by at most the difference.
+    """
+    matrix, start = _on_cpu(cost), assignment.cpu()
+    check_assignment("assignment", start, len(matrix))
+    check_permutation("assignment", start)
+    return kernels(matrix.device).assignment_bound(matrix, start, rounds)
+
+
+def _on_cpu(cost: Tensor) -> Tensor:
+    """In a dtype that the kernels take; half precision is widened."""
+    check_shape("cost", cost, len(cost), len(cost))
+    return (cost if cost.dtype in (torch.float32, torch.float64) else cost.double()).detach().cpu()
 
 
 def has_linear_assignment() -> bool:
-    """Whether SciPy is there for linear_assignment."""
+    """Whether linear_assignment can serve: by the cpu backend, or else by SciPy."""
     from importlib.util import find_spec
 
-    return find_spec("scipy") is not None
+    return kernels(torch.device("cpu")).__name__.endswith(".cpu") or find_spec("scipy") is not None
 
 
 def swaps_between(old: Tensor, new: Tensor) -> int:

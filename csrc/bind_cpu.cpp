@@ -6,10 +6,12 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "cpu/assignment.h"
 #include "cpu/greedy.h"
 #include "cpu/kernels.h"
 #include "cpu/placement_plan.h"
@@ -376,6 +378,30 @@ int64_t bind_greedy_swaps(int dtype, const py::tuple& cost, const py::tuple& by_
   });
 }
 
+// columns: those of the rows at the start, then those found. Ends after so many rounds, or with the cheapest assignment
+// where rounds is negative; an interrupt is seen between two rounds. Returns the bound.
+double bind_linear_assignment(int dtype, const py::tuple& cost, intptr_t columns, int64_t rounds) {
+  return with_dtype(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const auto matrix = Fields(cost).matrix<const T>();
+    int64_t* const result = pointer<int64_t>(columns);
+    const py::gil_scoped_release release;
+    const auto scans = with_instruction_set([](auto isa) { return row_scans<decltype(isa), T>(); });
+    Assigner<T> assigner(matrix, scans, result);
+    if (!assigner.finite()) {
+      const py::gil_scoped_acquire acquire;
+      check(Status::kCost);
+    }
+    for (; assigner.free_rows() > 0 && rounds != 0; --rounds) {
+      assigner.round();
+      const py::gil_scoped_acquire acquire;
+      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    }
+    std::copy(assigner.columns().begin(), assigner.columns().end(), result);
+    return assigner.bound();
+  });
+}
+
 // parts: as in bind_placement_cost; results as in placement_swaps.
 void bind_placement_swaps(int dtype, const py::tuple& slots, const py::list& descriptions, int64_t memory,
                           int64_t top_k, intptr_t delta, intptr_t partner, intptr_t top_delta, intptr_t top_pairs,
@@ -483,6 +509,7 @@ PYBIND11_MODULE(_cpu, module) {
   module.def("swap_deltas_backward", &bind_swap_deltas_backward);
   module.def("best_swaps", &bind_best_swaps);
   module.def("greedy_swaps", &bind_greedy_swaps);
+  module.def("linear_assignment", &bind_linear_assignment);
   module.def("placement_swaps", &bind_placement_swaps);
   module.def("quadratic_walks", &bind_quadratic_walks);
   module.def("quadratic_stride", &quadratic_stride);

@@ -286,6 +286,40 @@ def greedy_swaps(
     return swaps
 
 
+def linear_assignment(
+    cost: Tensor,  # (n, n)
+    start: Tensor,  # (n,) int64
+) -> Tensor:  # (n,) int64
+    """The cheapest assignment of all, by scipy.optimize.linear_sum_assignment (Crouse 2016), wherever it starts."""
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError as error:
+        raise ImportError("strategy 'assignment' needs SciPy: pip install 'bimt_fast[search]'") from error
+    if not cost.isfinite().all():
+        raise ValueError("cost must be finite, held NaN or infinity")
+    _, slots = linear_sum_assignment(cost.numpy())
+    return torch.as_tensor(slots, dtype=torch.int64)
+
+
+def assignment_bound(
+    cost: Tensor,  # (n, n)
+    start: Tensor,  # (n,) int64
+    rounds: int,
+) -> float:
+    """The largest sum of prices in so many rounds of Bellman and Ford: each neuron lowers the price of its own slot."""
+    if not cost.isfinite().all():
+        raise ValueError("cost must be finite, held NaN or infinity")
+    if len(cost) == 0:
+        return 0.0
+    cost = cost.double()
+    price, bound = torch.zeros(len(cost), dtype=torch.float64), float("-inf")
+    for _ in range(rounds + 1):
+        lowest = (cost - price).amin(1)
+        bound = max(bound, (lowest.sum() + price.sum()).item())
+        price[start] = cost.gather(1, start[:, None]).squeeze(1) - lowest
+    return bound
+
+
 def placement_swaps(
     slots: Tensor,  # (n, dim), neuron i in slot i
     weights: list[Tensor],  # each incoming (n, m), each outgoing (m, n)

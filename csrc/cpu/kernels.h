@@ -277,4 +277,24 @@ constexpr int64_t quadratic_memory(int64_t n, int64_t size) {
 template <class Isa, class T>
 void quadratic_walks(const QuadraticArgs<T>& args);
 
+// What assignment.h does with one row of an n x n cost matrix; a price of minus infinity closes its column. The lowest
+// index wins on ties, and -1 stands for none.
+template <class T>
+struct RowScans {
+  // The largest magnitude, infinite where an entry is not finite.
+  double (*magnitude)(const T* row, int64_t n);
+  // The smallest row[j] - price[j], and where it is.
+  double (*lowest)(const T* row, const double* price, int64_t n, int64_t* at);
+  // Where row[j] - price[j] + offset is below distance[j] it replaces it, and `row_index` goes to before[j]. Returns
+  // where distance is smallest then.
+  int64_t (*relax)(const T* row, const double* price, int64_t n, int64_t row_index, double offset, double* distance,
+                   int64_t* before);
+  int64_t (*nearest)(const double* distance, int64_t n);
+  // The first j >= from with row[j] - price[j] <= limit, or n.
+  int64_t (*within)(const T* row, const double* price, int64_t from, int64_t n, double limit);
+};
+
+template <class Isa, class T>
+RowScans<T> row_scans();
+
 }  // namespace bimt
