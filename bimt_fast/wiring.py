@@ -651,10 +651,10 @@ class Wiring:
 
         Args:
             strategy: "greedy" (BIMT as published: one pass, the top_k most important neurons' slots),
-                "matching" (disjoint best swaps until none improves), "assignment" (exact for each group; needs SciPy;
-                not for recurrent groups), "tabu" (robust tabu search of recurrent groups, the others as with auto) or
-                "auto" (assignment for groups of up to 512 neurons, tabu for recurrent ones of up to 64, else matching).
-                All but greedy sweep over the groups until none improves.
+                "matching" (disjoint best swaps until none improves), "assignment" (the cheapest of all for each group;
+                not for recurrent ones), "tabu" (robust tabu search of recurrent groups, the others as with auto) or
+                "auto" (assignment up to 1024 neurons, tabu for recurrent groups up to 64, else matching). All but
+                greedy sweep over the groups until none improves.
             groups: names, in the order to visit; None: all that are not frozen, in order of declaration.
             top_k: for greedy, how many neurons of each group to visit; None: all.
             optimizer: the torch optimizer whose state (moments) must follow its neurons; those of bimt_fast.optim
@@ -667,7 +667,7 @@ class Wiring:
             TypeError: optimizer is not a torch optimizer, a gradient is sparse.
             ValueError: unknown strategy or group, a frozen group, top_k without greedy or negative, assignment of a
                 recurrent group, weights that are not finite. Nothing is changed then.
-            ImportError: strategy is "assignment" and SciPy is missing.
+            ImportError: strategy is "assignment", and neither the cpu extension nor SciPy is there.
         """
         start = time.perf_counter()
         groups = self._check_relocation(strategy, groups, top_k, optimizer)
@@ -796,7 +796,7 @@ class Wiring:
             if group in recurrent and group in self.blocks:
                 raise NotImplementedError(f"relocating the recurrent group {group!r} in blocks is not available")
         if strategy == "assignment" and not search.has_linear_assignment():
-            raise ImportError("strategy 'assignment' needs SciPy: pip install 'bimt_fast[search]'")
+            raise ImportError("strategy 'assignment' needs the cpu extension or SciPy: pip install 'bimt_fast[search]'")
         return groups
 
     def _check_followers(self, optimizer: torch.optim.Optimizer | None) -> None:

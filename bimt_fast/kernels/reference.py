@@ -294,7 +294,9 @@ def linear_assignment(
     try:
         from scipy.optimize import linear_sum_assignment
     except ImportError as error:
-        raise ImportError("strategy 'assignment' needs SciPy: pip install 'bimt_fast[search]'") from error
+        raise ImportError(
+            "strategy 'assignment' needs the cpu extension or SciPy: pip install 'bimt_fast[search]'"
+        ) from error
     if not cost.isfinite().all():
         raise ValueError("cost must be finite, held NaN or infinity")
     _, slots = linear_sum_assignment(cost.numpy())
