@@ -496,6 +496,25 @@ class Search(Row):
         return lapjv(self.matrix)
 
 
+class ExactAssignment(Search):
+    """The cheapest assignment; the error is how far its cost is from SciPy's."""
+
+    rounds, tolerance = 1, 1e-9
+
+    def __init__(self, n: int = 2048) -> None:
+        super().__init__(n)
+        self.name = f"exact assignment of n = {n} on a placement cost"
+
+    def check(self) -> float:
+        mine, theirs = self.ours(), torch.as_tensor(self.scipy()[1])
+        costs = [search.assigned_cost(self.cost, found) for found in (mine, theirs)]
+        return abs(costs[0] - costs[1]) / costs[1]
+
+    @contender("bimt_fast")
+    def ours(self):
+        return search.linear_assignment(self.cost)
+
+
 class QuadraticAssignment(Row):
     """sko100a of QAPLIB by many starts of 2-opt, against SciPy's searches; the error is how far above SciPy's ours is.
 
@@ -792,6 +811,7 @@ def all_rows() -> list[Row]:
         MatrixFree(4096, "2-D"),
         RecurrentSwaps(4096, "2-D"),
         Search(1024),
+        ExactAssignment(2048),
         QuadraticAssignment(),
         Relocation(),
         WideTraining(),
