@@ -104,8 +104,9 @@ class Row:
 
     def contenders(self) -> dict[str, Callable[[], object]]:
         """name -> function to time, ours first."""
-        methods = [item for base in reversed(type(self).__mro__) for item in vars(base).items()]
-        return {value.contender: getattr(self, key) for key, value in methods if getattr(value, "contender", None)}
+        methods = {key: value for base in reversed(type(self).__mro__) for key, value in vars(base).items()}
+        named = {key: getattr(value, "contender", None) for key, value in methods.items()}
+        return {name: getattr(self, key) for key, name in named.items() if name}
 
 
 def layout_of(n: int, layout: str) -> Tensor:
