@@ -104,9 +104,9 @@ class Row:
 
     def contenders(self) -> dict[str, Callable[[], object]]:
         """name -> function to time, ours first."""
-        methods = {key: value for base in reversed(type(self).__mro__) for key, value in vars(base).items()}
-        named = {key: getattr(value, "contender", None) for key, value in methods.items()}
-        return {name: getattr(self, key) for key, name in named.items() if name}
+        members = [item for base in reversed(type(self).__mro__) for item in vars(base).items()]
+        names = {key: value.contender for key, value in members if getattr(value, "contender", None)}
+        return {name: getattr(self, key) for key, name in names.items()}
 
 
 def layout_of(n: int, layout: str) -> Tensor:
