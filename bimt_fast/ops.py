@@ -313,7 +313,8 @@ def _remember(memo, places):
 # adamw
 
 
-def _adamw_check(weights, grads, exp_avgs, exp_avg_sqs, steps, out_pos, in_pos, metric, coefficients, *rest):
+def check_adamw(weights, grads, exp_avgs, exp_avg_sqs, steps, out_pos, in_pos, metric, coefficients, *rest):
+    """Everything that adamw refuses but values of positions; nothing has been changed then."""
     table = rest[4] if len(rest) > 4 else None
     _check_metric(metric, table)
     if not weights:
@@ -349,12 +350,12 @@ def _adamw_fits(weight, states, like):
 
 
 def _adamw(*arguments):
-    _adamw_check(*arguments)
+    check_adamw(*arguments)
     return kernels(arguments[0][0].device).adamw(*arguments)
 
 
 def _adamw_fake(*arguments):
-    _adamw_check(*arguments)
+    check_adamw(*arguments)
     return arguments[0][0].new_empty((), dtype=COMPUTE_DTYPE[arguments[0][0].dtype])
 
 
@@ -375,7 +376,7 @@ def adamw(*arguments, memo: dict | None = None):
     module = kernels(weights[0].device)
     places = None if memo is None else _places(module, grads, (*weights, *exp_avgs, *exp_avg_sqs, *steps))
     if memo is None or memo.get("places") != places:
-        _adamw_check(*arguments)
+        check_adamw(*arguments)
     memo = _remember(memo, places)
     cost = module.adamw(*arguments, memo=memo)
     torch.autograd.graph.increment_version([*weights, *exp_avgs, *exp_avg_sqs, *steps])

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ops import adamw
+from .ops import adamw, check_adamw, check_float, check_number
 from .wiring import Plan, Wiring
 
 # What torch.optim.AdamW keeps in a param group beside ours, so that each loads the other's state_dict.
@@ -87,6 +87,14 @@ class AdamW(torch.optim.Optimizer):
             _check(self.defaults | param_group)
         super().add_param_group(param_group)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "wiring": self.wiring, "proximal": self.proximal, "cost": self.cost}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "wiring" in state:  # a copy; load_state_dict comes here too
+            self.wiring.attach(self)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state_dict of this class or of torch.optim.AdamW; lam, bias, distance_scale may be missing."""
         own = [{key: group[key] for key in ("lam", "bias", "distance_scale")} for group in self.param_groups]
@@ -122,37 +130,42 @@ class AdamW(torch.optim.Optimizer):
         """What step does without closure, hooks and profiler range, which take as long as a small network's update."""
         for group in self.param_groups:
             _check(group)
-        costs = [cost for group in self.param_groups for cost in self._step_group(group)]
+            for p in group["params"]:
+                if p.grad is not None and p.grad.layout is not torch.strided:
+                    check_float("grads", p.grad)
+        calls = [call for group in self.param_groups for call in self._calls(group)]
+        for _, arguments in calls if len(calls) > 1 else ():
+            check_adamw(*arguments)  # all before the first changes a parameter, or a position that another reads
+        costs = [adamw(*arguments, memo=memo) for memo, arguments in calls]
         self.cost = sum(costs[1:], costs[0]) if costs else None
 
-    def _step_group(self, group: dict[str, Any]) -> list[Tensor]:
+    def _calls(self, group: dict[str, Any]) -> list[tuple[dict, tuple]]:
+        """The native calls of a param group: what each keeps between steps, and its arguments."""
         settings = [float(group["lr"]), *map(float, group["betas"]), group["eps"], group["weight_decay"], group["lam"]]
         grads = {id(p): p.grad for p in group["params"] if p.grad is not None}
         if group["lam"]:
             for x, grad in self.wiring.position_gradients(group["bias"], group["distance_scale"]):
                 grads[id(x)] = grads.get(id(x), 0) + group["lam"] * grad
         tensors = [p for p in group["params"] if id(p) in grads]
-        costs = []
+        calls = []
         for plan in self.wiring.plans(tensors, group["bias"], group["distance_scale"]):
             states = [self._state_of(p) for p in plan.tensors]
-            costs.append(
-                adamw(
-                    plan.views(plan.tensors),
-                    plan.views(plan.aligned([grads[id(p)] for p in plan.tensors])),
-                    self._moments(plan, states, "exp_avg"),
-                    self._moments(plan, states, "exp_avg_sq"),
-                    [state["step"] for state in states],
-                    plan.out_pos,
-                    plan.in_pos,
-                    plan.metric,
-                    *plan.settings[:3],
-                    settings,
-                    self.proximal,
-                    plan.table,
-                    memo=plan.memos["adamw"],
-                )
+            arguments = (
+                plan.views(plan.tensors),
+                plan.views(plan.aligned([grads[id(p)] for p in plan.tensors])),
+                self._moments(plan, states, "exp_avg"),
+                self._moments(plan, states, "exp_avg_sq"),
+                [state["step"] for state in states],
+                plan.out_pos,
+                plan.in_pos,
+                plan.metric,
+                *plan.settings[:3],
+                settings,
+                self.proximal,
+                plan.table,
             )
-        return costs
+            calls.append((plan.memos["adamw"], arguments))
+        return calls
 
     @staticmethod
     def _moments(plan: Plan, states: list[dict[str, Tensor]], key: str) -> list[Tensor]:
@@ -173,10 +186,13 @@ class AdamW(torch.optim.Optimizer):
 
 def _check(group: dict[str, Any]) -> None:
     for key in ("lr", "eps", "weight_decay", "lam"):
-        if not 0 <= float(group[key]) < float("inf"):
-            raise ValueError(f"{key} must be finite and at least 0, was {group[key]}")
-    if len(group["betas"]) != 2 or not all(0 <= float(beta) < 1 for beta in group["betas"]):
-        raise ValueError(f"betas must be two numbers of [0, 1), were {group['betas']}")
+        value = group[key]
+        check_number(key, value.item() if isinstance(value, Tensor) else value, 0)
+    betas = group["betas"]
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2 or not all(0 <= float(beta) < 1 for beta in betas):
+        raise ValueError(f"betas must be two numbers of [0, 1), were {betas}")
+    if group["distance_scale"] is not None:
+        check_number("distance_scale", group["distance_scale"], 0)
     for key in ("amsgrad", "maximize", "capturable", "differentiable"):
         if group.get(key):
             raise ValueError(f"{key} must be False, it is left out of bimt_fast.optim.AdamW")

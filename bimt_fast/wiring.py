@@ -287,8 +287,9 @@ class Wiring:
             yield from entry.parts(self._sizes)
 
     def _distinct_connections(self) -> list[Entry]:
-        """A tensor under several names under its first."""
-        tied = {id(entry.tensor): entry for entry in reversed(self._entries) if entry.is_connection}
+        """A tensor under several names under its first; masks and other buffers are none."""
+        connections = [e for e in self._entries if e.is_connection and isinstance(e.tensor, nn.Parameter)]
+        tied = {id(entry.tensor): entry for entry in reversed(connections)}
         return [entry for entry in self._entries if tied.get(id(entry.tensor)) is entry]
 
     def place(self, group: str | Mapping[str, Tensor], positions: Tensor | None = None) -> None:
@@ -375,13 +376,14 @@ class Wiring:
 
         Raises:
             TypeError: follower is none of these.
-            ValueError: a module lacks a tensor of the wiring.
+            ValueError: a module lacks a tensor of the wiring, or has one of another shape. A function's tensors are
+                checked at each relocation, before anything moves.
         """
         if isinstance(follower, torch.optim.Optimizer):
             self._optimizers.add(follower)
         elif isinstance(follower, nn.Module):
             for entry in self._entries:
-                copies_of(follower, entry.name)
+                _check_follower(entry, copies_of(follower, entry.name))
             self._followers.append(lambda name: copies_of(follower, name))
         elif callable(follower):
             self._followers.append(follower)
@@ -413,7 +415,7 @@ class Wiring:
                     term = torch.ops.bimt_fast.connection_cost(w, x, y, plan.metric, scale, base, plan.table)
                 else:
                     term = base * w.to(COMPUTE_DTYPE[w.dtype]).abs().sum()
-                total = total.to(term) + coefficient * term
+                total = total.to(torch.promote_types(total.dtype, term.dtype)).to(term.device) + coefficient * term
         return total
 
     def _cost_now(self, positions: Callable[[str, Tensor], Tensor] | None = None) -> float:
@@ -456,7 +458,7 @@ class Wiring:
             calls, grads = [], []
             plans = self._plans(bias, distance_scale)
             for plan in plans:
-                made = [torch.zeros_like(w) if w.grad is None else w.grad for w in plan.tensors]
+                made = [_own_gradient(w) for w in plan.tensors]
                 aligned = plan.aligned(made)
                 grads.append(aligned)
                 views = plan.views(plan.tensors), plan.views(aligned)
@@ -470,7 +472,10 @@ class Wiring:
                     if w.grad is not grad:
                         w.grad = grad
         for x, grad in self.position_gradients(bias, distance_scale):
-            x.grad = lam * grad if x.grad is None else x.grad + lam * grad
+            if x.grad is None:
+                x.grad = lam * grad
+            else:
+                x.grad.add_(grad, alpha=lam)
         return sum(costs[1:], costs[0]) if costs else torch.zeros(())
 
     def position_gradients(self, bias: bool = True, distance_scale: float | None = None) -> list[tuple[Tensor, Tensor]]:
@@ -618,7 +623,8 @@ class Wiring:
     def _peer_positions(self, group: str, like: Tensor) -> Tensor:
         slots = self._slots[group]
         sitting = slots[self._permutations[group].to(slots.device)] if group in self._permutations else slots
-        return self._following(sitting, like).contiguous()
+        sitting = self._following(sitting, like).contiguous()
+        return sitting.clone() if slots.requires_grad else sitting  # an optimizer may move the parameter meanwhile
 
     def _following(self, positions: Tensor, like: Tensor) -> Tensor:
         """Positions on a tensor's device and in the dtype that goes with it; indices stay int64."""
@@ -655,7 +661,8 @@ class Wiring:
                 not for recurrent ones), "tabu" (robust tabu search of recurrent groups, the others as with auto) or
                 "auto" (assignment up to 1024 neurons, tabu for recurrent groups up to 64, else matching). All but
                 greedy sweep over the groups until none improves.
-            groups: names, in the order to visit; None: all that are not frozen, in order of declaration.
+            groups: names, in the order to visit; None: all that are not frozen, in order of declaration, but
+                recurrent ones in blocks, which stay.
             top_k: for greedy, how many neurons of each group to visit; None: all.
             optimizer: the torch optimizer whose state (moments) must follow its neurons; those of bimt_fast.optim
                 do by themselves.
@@ -675,7 +682,7 @@ class Wiring:
             _warn_about_moments()
         search_state = Relocation(self, strategy, top_k)
         before = self._cost_now()
-        if not math.isfinite(before):
+        if not math.isfinite(before) or len(self._charged) < len(self._entries):  # what costs nothing too
             self._refuse_non_finite()
         reports = search_state.run(groups, before)
         after = self._cost_now(search_state.positions) if search_state.moved() else before
@@ -776,17 +783,17 @@ class Wiring:
             raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, was {strategy!r}")
         if top_k is not None and strategy != "greedy":
             raise ValueError(f"top_k belongs to strategy 'greedy', strategy was {strategy!r}")
-        if top_k is not None and (not isinstance(top_k, int) or top_k < 0):
+        if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 0):
             raise ValueError(f"top_k must be a non-negative integer or None, was {top_k!r}")
         self._check_followers(optimizer)
+        ends = [[set(e.axes[end].groups) for end in e.ends] for e in self._entries if e.is_connection]
+        recurrent = {group for out, source in ends for group in out & source}
         if groups is None:
-            groups = [g for g in self._slots if g not in self.frozen]
+            groups = [g for g in self._slots if g not in self.frozen and not (g in recurrent and g in self.blocks)]
         groups = self._known_groups("groups", groups)
         for group in groups:
             if group in self.frozen:
                 raise ValueError(f"groups must not name a frozen group, named {group!r}")
-        ends = [[set(e.axes[end].groups) for end in e.ends] for e in self._entries if e.is_connection]
-        recurrent = {group for out, source in ends for group in out & source}
         for group in groups:
             if group in recurrent and strategy == "assignment":
                 raise ValueError(
@@ -825,7 +832,7 @@ class Wiring:
         return {*self._optimizers, *([] if optimizer is None else [optimizer])}
 
     def _refuse_non_finite(self) -> None:
-        for entry in self._charged:
+        for entry in (*self._charged, *self._distinct_connections()):
             if not entry.tensor.isfinite().all():
                 raise ValueError(f"{entry.name!r} must be finite to be relocated, held NaN or infinity")
 
@@ -834,6 +841,9 @@ class Wiring:
         boundary = {g: a for g, a in assignments.items() if g in self._permutations}
         orders = {g: a.argsort() for g, a in assignments.items() if g not in self._permutations}
         optimizers = self._all_optimizers(optimizer)
+        following = {e.name: [x for f in self._followers for x in f(e.name)] for e in self._entries}
+        for entry in self._entries:
+            _check_follower(entry, following[entry.name])
         mover = Mover()
         if boundary:  # elsewhere positions stay; first: an interrupt may fall behind the last line of this function
             self._plan_cache.clear()
@@ -849,11 +859,10 @@ class Wiring:
                 seen.add(id(tensor))
                 for travelling, axes in companions(tensor, optimizers):
                     mover.permute(travelling, {k: moves[axis] for k, axis in axes.items() if axis in moves})
-                for follower in self._followers:
-                    for travelling in follower(entry.name):
-                        if id(travelling) not in seen:  # which may follow under two names, or twice
-                            seen.add(id(travelling))
-                            mover.permute(travelling.data, moves)
+                for travelling in following[entry.name]:
+                    if id(travelling) not in seen:  # which may follow under two names, or twice
+                        seen.add(id(travelling))
+                        mover.permute(travelling.data, moves)
             self._permutations = {**self._permutations, **boundary}
         except BaseException:
             mover.undo()
@@ -880,6 +889,20 @@ def _fitting(layout: Layout | None, tensor: Tensor, entry: Entry | None) -> Layo
 def _strided_like(own: Tensor, x: Tensor) -> Tensor:
     check_float("grads", x)
     return x if x.stride() == own.stride() else torch.empty_like(own).copy_(x)
+
+
+def _check_follower(entry: Entry, tensors: Iterable[Tensor]) -> None:
+    for tensor in tensors:
+        if tensor.shape != entry.tensor.shape:
+            shape = tuple(entry.tensor.shape)
+            raise ValueError(f"follower must have the shape of {entry.name!r}, {shape}, was {tuple(tensor.shape)}")
+
+
+def _own_gradient(w: Tensor) -> Tensor:
+    """Zeros where there is none; a copy where one is expanded, and so cannot be added to."""
+    grad = torch.zeros_like(w) if w.grad is None else w.grad
+    expanded = grad.layout is torch.strided and 0 in grad.stride() and grad.numel() > 1
+    return torch.empty_like(w).copy_(grad) if expanded else grad
 
 
 def _checked_number(argument: str, value: object) -> float:

@@ -1,6 +1,7 @@
 """bf.optim.AdamW against torch's on loss + lam * cost, its options, and what it shares with torch."""
 
 import copy
+import pickle
 
 import inputs
 import pytest
@@ -296,3 +297,67 @@ def test_steps_of_another_dtype_load(data):
     steps(theirs, peer, data, 2)
     assert_same(ours, theirs, **EXACT)
     assert all(kept["step"].dtype == torch.float32 and kept["step"] == 5 for kept in optimizer.state.values())
+
+
+def test_learned_positions_in_a_group_of_their_own():
+    """No group may read positions or weights that an earlier one has already updated."""
+
+    def build():
+        g = inputs.generator("own group", 0)
+        layer = nn.Linear(3, 4, dtype=torch.float64)
+        for p in layer.parameters():
+            p.data = torch.randn(p.shape, generator=g, dtype=torch.float64)
+        places = {
+            k: nn.Parameter(torch.rand(n, 1, generator=g, dtype=torch.float64)) for k, n in (("in", 3), ("out", 4))
+        }
+        wiring = bf.Wiring(layer, places, {"weight": ("out", "in"), "bias": ("out",)})
+        return layer, wiring, [{"params": list(layer.parameters())}, {"params": list(places.values())}]
+
+    layer, wiring, groups = build()
+    peer, peer_wiring, peer_groups = build()
+    optimizer = bf.optim.AdamW(wiring, groups, lr=0.1, lam=1.0)
+    theirs = torch.optim.AdamW(peer_groups, lr=0.1, weight_decay=0.0)
+    for _ in range(5):
+        optimizer.zero_grad()
+        theirs.zero_grad()
+        layer.weight.pow(2).sum().backward()
+        layer.bias.grad = torch.zeros(4, dtype=torch.float64)
+        (peer.weight.pow(2).sum() + peer_wiring.cost()).backward()
+        optimizer.step()
+        theirs.step()
+    for mine, other in zip(groups, peer_groups, strict=True):
+        for p, q in zip(mine["params"], other["params"], strict=True):
+            torch.testing.assert_close(p, q, **EXACT)
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_copies_go_on_alike(how, data):
+    network = model()
+    optimizer = bf.optim.AdamW(network.wiring, lr=1e-2, lam=1e-2)
+    steps(network, optimizer, data, 2)
+    both = (network, optimizer)
+    other, its = copy.deepcopy(both) if how == "deepcopy" else pickle.loads(pickle.dumps(both))
+    assert its.wiring is other.wiring and its in other.wiring._optimizers
+    for a, b in ((network, optimizer), (other, its)):
+        steps(a, b, data, 2)
+        a.wiring.relocate("matching")
+        steps(a, b, data, 2)
+    assert_same(network, other, rtol=0, atol=0)
+
+
+def test_nothing_steps_where_one_gradient_is_sparse(data):
+    network = model()
+    first, *rest = network.parameters()
+    optimizer = bf.optim.AdamW(network.wiring, [{"params": rest}, {"params": [first]}])
+    loss_of(network, data).backward()
+    first.grad = first.grad.to_sparse()
+    before = [p.clone() for p in network.parameters()]
+    with pytest.raises(TypeError, match="grads"):
+        optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(network.parameters(), before, strict=True)) and not optimizer.state
+
+
+@pytest.mark.parametrize("setting", [{"lr": None}, {"betas": 0.9}, {"eps": "a"}, {"distance_scale": -1.0}])
+def test_settings_are_named(setting):
+    with pytest.raises((TypeError, ValueError), match=next(iter(setting))):
+        bf.optim.AdamW(model().wiring, **setting)

@@ -296,3 +296,63 @@ def test_length_shows_nan():
     for bad, error in ({"unit": 0}, ValueError), ({"threshold": "a"}, TypeError), ({"threshold": -1}, ValueError):
         with pytest.raises(error, match=next(iter(bad))):
             model.wiring.length(**bad)
+
+
+def test_followers_of_another_shape_are_refused():
+    model = inputs.mlp(5, 7, 3)
+    with pytest.raises(
+        ValueError, match=r"follower must have the shape of 'layers\.0\.weight', \(7, 5\), was \(7, 9\)"
+    ):
+        model.wiring.attach(inputs.mlp(9, 7, 3))
+    model.wiring.attach(lambda name: [torch.zeros(7, 4)] if name == "layers.0.weight" else [])
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(ValueError, match="follower"):
+        model.wiring.permute_("h1", torch.arange(7).flip(0))
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+
+
+def test_masks_are_neither_pruned_nor_measured():
+    model = torch.nn.Linear(7, 7, bias=False)
+    model.register_buffer("mask", torch.full((7, 7), 0.01))
+    wiring = bf.Wiring(model, {"h": bf.geometry.line(7)}, {"weight": ("h", "h"), "mask": ("h", "h")})
+    assert set(wiring.length().by_connection) == {"weight"}
+    assert set(wiring.prune_(0.05).removed) == {"weight"} and (model.mask == 0.01).all()
+
+
+def test_cost_of_several_dtypes_is_of_the_widest():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4, dtype=torch.float64), torch.nn.Linear(4, 2))
+    axes = {"0.weight": ("h", "in"), "0.bias": ("h",), "1.weight": ("out", "h"), "1.bias": ("out",)}
+    wiring = bf.Wiring(model, {"in": torch.rand(3, 1), "h": torch.rand(4, 1), "out": torch.rand(2, 1)}, axes)
+    assert wiring.cost().dtype == wiring.add_grad_(0.0).dtype == torch.float64
+
+
+def test_expanded_gradients_are_replaced():
+    model = inputs.mlp(5, 7, 3)
+    twin = inputs.mlp(5, 7, 3)
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        p.grad, q.grad = torch.ones_like(p)[:1].sum().mul(0).add(1).expand(p.shape), torch.ones_like(q)
+    model.wiring.add_grad_(0.3)
+    twin.wiring.add_grad_(0.3)
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(p.grad, q.grad)
+
+
+def test_recurrent_groups_in_blocks_stay_where_they_are_unless_named():
+    cell = torch.nn.RNNCell(3, 4, bias=False)
+    wiring = bf.Wiring(
+        cell,
+        {"in": bf.geometry.line(3), "h": bf.geometry.line(4)},
+        {"weight_ih": ("h", "in"), "weight_hh": ("h", "h")},
+        blocks={"h": 2},
+    )
+    assert list(wiring.relocate("matching").groups) == ["in"]
+    with pytest.raises(NotImplementedError, match="'h' in blocks"):
+        wiring.relocate("matching", groups=["h"])
+
+
+def test_nan_in_what_costs_nothing_is_refused_too():
+    model = inputs.mlp(5, 7, 3)
+    wiring = bf.Wiring(model, model.wiring._slots, model.wiring.axes, unpenalised=["layers.1.weight"])
+    model.layers[1].weight.data[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"'layers\.1\.weight' must be finite"):
+        wiring.relocate("greedy")

@@ -2,6 +2,7 @@
 
 import torch
 
+from ..ops import check_number
 from ..wiring import STRATEGIES, RelocationReport, Wiring
 
 
@@ -40,6 +41,10 @@ class Schedule:
             raise ValueError(f"every must be at least 1, was {every}")
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, was {strategy!r}")
+        if top_k is not None and strategy != "greedy":
+            raise ValueError(f"top_k belongs to strategy 'greedy', strategy was {strategy!r}")
+        if lam is not None:
+            check_number("lam", lam)
         self.wiring, self.every, self.lam, self.bias = wiring, every, lam, bias
         self.strategy, self.top_k = strategy, top_k
         self.report: RelocationReport | None = None
