@@ -20,7 +20,8 @@ Matrix = Tensor | np.ndarray
 
 STRATEGIES = ("greedy", "matching", "tabu")
 _SLICE = 0.05  # seconds between two looks at Ctrl-C
-_CREW = 8  # walks of one start that run side by side
+_SMALLEST = 8  # members of the first population of a start: as many walks run side by side
+_LARGEST = 64  # members, up to which each population that follows one given up has twice as many
 _SHORTEST = 8  # times n: iterations of a walk while the population makes progress
 _LENGTHEN = 4  # rounds without progress, after which walks get twice as long
 _PATIENCE = 20  # and after so many the population is given up
@@ -317,19 +318,20 @@ class _Crew:
 
     A memetic search (Benlic and Hao 2015, "Memetic search for the quadratic assignment problem"): every member walks
     from what it has in common with another one. While that brings nothing new the walks get longer, and in the end the
-    population is given up for a new one.
+    population is given up for a new one of twice the size: small ones suffice for most problems and are fast, large
+    ones help where small ones agree too early.
     """
 
     def __init__(self, begin: Tensor, given: bool, limit: float, random: np.random.Generator) -> None:
-        self.n, self.left, self.random = len(begin), limit, random
-        self.begin = [begin.numpy()] * (_CREW if given else 1)
+        self.n, self.left, self.random, self.size = len(begin), limit, random, _SMALLEST
+        self.begin = [begin.numpy()] * (self.size if given else 1)
         self.found: list[np.ndarray] = []
         self.costs: list[float] = []
         self.idle = 0  # rounds without a new best
 
     def plan(self) -> list[int]:
         """Iterations of each walk of this round."""
-        count = int(min(_CREW, self.left))
+        count = int(min(self.size, self.left))
         each = int(min(_SHORTEST * self.n << self.idle // _LENGTHEN, self.left // count))
         self.left -= count * each
         return [each] * count
@@ -338,7 +340,7 @@ class _Crew:
         return self.random.integers(2**62, size=count).tolist()
 
     def offspring(self, count: int) -> Tensor:
-        if len(self.found) < _CREW:
+        if len(self.found) < self.size:
             made = self.begin[:count] + [self.random.permutation(self.n) for _ in range(count - len(self.begin))]
         else:
             made = [self._child(k) for k in range(count)]
@@ -346,7 +348,7 @@ class _Crew:
 
     def _child(self, k: int) -> np.ndarray:
         """Places that both parents agree on are kept; the others come from either, and what is left at random."""
-        other = int(self.random.integers(_CREW - 1))
+        other = int(self.random.integers(self.size - 1))
         a, b = self.found[k], self.found[other + (other >= k)]
         child = np.where(self.random.random(self.n) < 0.5, a, b)
         if (a != b).sum() <= self.n // 10:
@@ -363,7 +365,7 @@ class _Crew:
     def learn(self, found: Tensor, costs: np.ndarray) -> None:
         before = min(self.costs, default=float("inf"))
         for k, (assignment, cost) in enumerate(zip(found.numpy().copy(), costs.tolist(), strict=True)):
-            if len(self.found) < _CREW:
+            if len(self.found) < self.size:
                 self.found.append(assignment)
                 self.costs.append(cost)
             elif cost <= self.costs[k]:
@@ -371,3 +373,4 @@ class _Crew:
         self.idle = 0 if min(self.costs) < before else self.idle + 1
         if self.idle >= _PATIENCE:
             self.begin, self.found, self.costs, self.idle = [], [], [], 0
+            self.size = min(_LARGEST, 2 * self.size)

@@ -16,7 +16,7 @@ import torch
 
 import bimt_fast as bf
 from bimt_fast import search
-from bimt_fast.quadratic import Problem, Walks
+from bimt_fast.quadratic import Problem, Walks, _Crew
 
 STRATEGIES = ("greedy", "matching", "tabu")
 QAPLIB = Path(__file__).parents[2] / "shared" / "data" / "qaplib"
@@ -148,6 +148,18 @@ def test_more_starts_are_better(strategy, backend):
         bf.quadratic_assignment(flow, distance, strategy=strategy, starts=k, max_iterations=50) for k in (1, 5)
     )
     assert many.cost <= one.cost and many.iterations > one.iterations
+
+
+def test_population_without_progress_gives_way_to_a_larger_one():
+    crew, sizes = _Crew(inputs.permutation(9), False, float("inf"), np.random.default_rng(0)), []
+    for _ in range(105):
+        count = len(crew.plan())
+        offspring = crew.offspring(count)
+        assert torch.equal(offspring.sort(1).values, torch.arange(9).expand(count, 9))
+        if not crew.found:
+            sizes.append(count)
+        crew.learn(offspring, np.ones(count))
+    assert sizes == [8, 16, 32, 64, 64]
 
 
 def test_kinds_of_matrices(backend):
