@@ -9,6 +9,8 @@ they consist of: read an axis through `resolve`.
 import math
 from dataclasses import dataclass, field
 
+ONE = "it is one neuron"
+
 
 @dataclass(eq=False)
 class Atom:
@@ -118,13 +120,13 @@ def mark_neurons(axis: Axis) -> None:
 
 
 def _solid(axis: Axis, outer: frozenset[Atom]) -> Axis:
-    """The axis with a fresh atom in place of every Wild."""
+    """The axis with a fresh atom in place of every Wild and of every single entry beside others."""
     found: list = []
     for factor in axis:
         if isinstance(factor, Wild):
             factor = Atom(factor.size, outer=outer)
         elif isinstance(factor, Side):
-            factor = Side(tuple(_solid(term, outer) for term in factor.terms))
+            factor = Side(tuple(_solid(term, outer) or (Atom(1, ONE),) for term in factor.terms))
         found.append(factor)
         outer = outer | frozenset(atoms((factor,)))
     return tuple(found)
@@ -259,7 +261,7 @@ def cut(axis: Axis, size: int) -> tuple[Axis, Axis | None] | None:
         halves = wild(size), wild(factor.size - size)
     elif isinstance(factor, Atom):
         halves = tuple(
-            () if n == 1 else (Atom(n, factor.frozen, factor.neurons, outer=factor.outer),)
+            (Atom(n, factor.frozen or (ONE if n == 1 else None), factor.neurons, outer=factor.outer),)
             for n in (size, factor.size - size)
         )
         if not factor.frozen:

@@ -20,7 +20,8 @@ from torch.utils._pytree import tree_leaves
 
 from . import geometry
 from ._aten import POSITION, Interpreter, Value
-from ._atoms import Atom, Axis, Side, atoms, free, freeze, resolve, size_of, unify
+from ._atoms import ONE, Atom, Axis, Side, atoms, free, freeze, resolve, size_of, split, unify
+from ._modules import shared_axes
 from .wiring import Wiring
 
 INPUT = "it is the model's input"
@@ -101,6 +102,8 @@ def infer(model: nn.Module, example_inputs: Tensor | tuple) -> Inferred:
     tensors = _tensors(model)
     by_identity = {id(tensor): Value([free(n) for n in tensor.shape], weight=True) for tensor in tensors.values()}
     values = {name: by_identity[id(tensor)] for name, tensor in tensors.items()}
+    for module in model.modules():
+        _share(module, by_identity)
     records = _walk(program, values)
     found = _Writer(values, records).write()
     return replace(found, axes=_with_companions(model, found.axes))
@@ -165,6 +168,21 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in named if name in kept}
 
 
+def _share(module: nn.Module, values: dict[int, Value]) -> None:
+    """Ties the axes that a wiring demands to be one, of which the graph may never meet some."""
+    for shared in shared_axes(module):
+        found: list[Axis] = []
+        for x in shared:
+            value = values.get(id({**x.owner._parameters, **x.owner._buffers}.get(x.attribute)))
+            halves = None if value is None or x.axis >= len(value.axes) else split(value.axes[x.axis], x.times)
+            if halves is not None:
+                freeze(halves[0], "folds have an order")
+                found.append(halves[1])
+        for other in found[1:]:
+            if size_of(other) == size_of(found[0]):
+                unify(found[0], other, "")
+
+
 def _walk(program: torch.export.ExportedProgram, values: dict[str, Value]) -> list[list[Axis]]:
     """Relates the axes of the model's tensors to each other; returns the axes of all tensors met."""
     shapes = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
@@ -215,7 +233,7 @@ class _Writer:
         self.records = [*records, *self.axes.values()]
         for atom in (atom for axes in self.axes.values() for axis in axes for atom in atoms(axis)):
             if atom.size == 1 or not atom.neurons:
-                atom.frozen = atom.frozen or ("it is one neuron" if atom.neurons else "no weight leads to it")
+                atom.frozen = atom.frozen or (ONE if atom.neurons else "no weight leads to it")
 
     def write(self) -> Inferred:
         uniform = self._uniform()
@@ -408,8 +426,7 @@ class _Names:
     def inferred(self) -> Inferred:
         names: dict[Axis, str] = {}
         for key, proposals in self.proposals.items():
-            why = key[0].frozen if isinstance(key[0], Atom) else (atoms(key) or [None])[0].frozen
-            special = {INPUT: "in", OUTPUT: "out"}.get(why)
+            special = {INPUT: "in", OUTPUT: "out"}.get(_why(key))
             label = special or min(proposals, key=lambda item: item[0])[1]
             taken, count = label, 1
             while taken in names.values():
@@ -430,7 +447,7 @@ class _Names:
 
     def _notes(self, names: dict[Axis, str], frozen: list[Axis]) -> Iterator[str]:
         for key in frozen:
-            yield f"{names[key]} ({size_of(key)}) stays: {atoms(key)[0].frozen}."
+            yield f"{names[key]} ({size_of(key)}) stays: {_why(key)}."
         told = set()
         for axes in self.tensors.values():
             for term in (term for terms in axes for term in terms):
@@ -440,6 +457,10 @@ class _Names:
                         f"{names[term.key]} ({size_of(term.key)}) trades places in runs of {term.runs}, whose entries"
                         f" keep their order: {term.within}."
                     )
+
+
+def _why(key: Axis) -> str | None:
+    return next((atom.frozen for atom in atoms(key)), ONE)
 
 
 def _text(term: _Term, names: dict[Axis, str]) -> str:
