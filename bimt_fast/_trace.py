@@ -5,11 +5,14 @@ ties together what must move together and freezes what must stay; what is left i
 """
 
 import copy
+import io
+import logging
 import math
 import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 from . import geometry
 from ._aten import POSITION, Interpreter, Value
 from ._atoms import ONE, Atom, Axis, Side, atoms, free, freeze, resolve, size_of, split, unify
-from ._modules import shared_axes
+from ._modules import grouped_axes, shared_axes
 from .wiring import Wiring
 
 INPUT = "it is the model's input"
@@ -148,16 +151,18 @@ def _with_companions(model: nn.Module, axes: dict[str, tuple[str | None, ...]]) 
 
 
 def _exported(model: nn.Module, inputs: tuple) -> torch.export.ExportedProgram:
-    fast_path = torch.backends.mha.get_fastpath_enabled()
+    fast_path, silent = torch.backends.mha.get_fastpath_enabled(), logging.root.manager.disable
     torch.backends.mha.set_fastpath_enabled(False)  # its one op for a whole layer hides the axes
+    logging.disable(logging.ERROR)  # a failed export logs and prints the graph so far
     try:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
             return torch.export.export(model, inputs, strict=False)
     except Exception as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ValueError(f"model must be one that torch.export can export, which failed: {reason}") from error
     finally:
+        logging.disable(silent)
         torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
@@ -169,18 +174,22 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _share(module: nn.Module, values: dict[int, Value]) -> None:
-    """Ties the axes that a wiring demands to be one, of which the graph may never meet some."""
+    """Ties and splits axes as a wiring demands it of their module, whatever the graph does with them."""
+
+    def axis_of(owner: nn.Module, attribute: str, k: int) -> Axis:
+        value = values.get(id({**owner._parameters, **owner._buffers}.get(attribute)))
+        return value.axes[k] if value is not None and k < len(value.axes) else ()
+
     for shared in shared_axes(module):
-        found: list[Axis] = []
-        for x in shared:
-            value = values.get(id({**x.owner._parameters, **x.owner._buffers}.get(x.attribute)))
-            halves = None if value is None or x.axis >= len(value.axes) else split(value.axes[x.axis], x.times)
-            if halves is not None:
-                freeze(halves[0], "folds have an order")
-                found.append(halves[1])
-        for other in found[1:]:
-            if size_of(other) == size_of(found[0]):
-                unify(found[0], other, "")
+        halves = [split(axis, x.times) for x in shared if (axis := axis_of(x.owner, x.attribute, x.axis))]
+        found = [pair for pair in halves if pair is not None]
+        for order, axis in found:
+            freeze(order, "folds have an order")
+            if size_of(axis) == size_of(found[0][1]):
+                unify(found[0][1], axis, "")
+    for grouped in grouped_axes(module):
+        if grouped.alike and (axis := axis_of(module, grouped.attribute, grouped.axis)):
+            split(axis, size_of(axis) // grouped.size)
 
 
 def _walk(program: torch.export.ExportedProgram, values: dict[str, Value]) -> list[list[Axis]]:

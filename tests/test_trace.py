@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import logging
 import math
 
 import inputs
@@ -445,6 +446,97 @@ def test_verify_finds_axes_that_are_wrong(monkeypatch):
 class Branching(nn.Linear):
     def forward(self, x):
         return super().forward(x) if x.sum() > 0 else x
+
+
+class Calling(nn.Module):
+    """A function of the named layers and of x."""
+
+    def __init__(self, function, **layers):
+        super().__init__()
+        self.function = function
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+UNUSUAL = {  # what is computed of 6 inputs, its layers, and some of the axes expected
+    "overlapping slices": (
+        lambda m, x: m.b(m.a(x)[:, :5] + m.a(x)[:, 3:]), {"a": nn.Linear(6, 8), "b": nn.Linear(5, 4)},
+        {"a.weight": ("a+a.2+a+a.2+a", "in"), "b.weight": ("out", "a+a.2+a")},
+    ),
+    "overlapping parts": (
+        lambda m, x: m.b(torch.cat([m.a(x), m.c(x)], 1) + torch.cat([m.e(x), m.d(x)], 1)),
+        {"a": nn.Linear(6, 3), "c": nn.Linear(6, 5), "e": nn.Linear(6, 4), "d": nn.Linear(6, 4), "b": nn.Linear(8, 4)},
+        {"b.weight": ("out", "a+c+c.2")},
+    ),
+    "single entry beside others": (
+        lambda m, x: m.b(torch.cat([x.mean(1, keepdim=True), m.a(x)], 1)), {"a": nn.Linear(6, 8), "b": nn.Linear(9, 4)},
+        {"b.weight": ("out", "b+a")},
+    ),
+    "unused bias": (
+        lambda m, x: m.b(F.linear(x, m.a.weight).relu()), {"a": nn.Linear(6, 8), "b": nn.Linear(8, 4)},
+        {"a.weight": ("a", "in"), "a.bias": ("a",)},
+    ),
+    "unused weight": (
+        lambda m, x: m.b(m.c(x) + m.a.bias), {"a": nn.Linear(6, 8), "b": nn.Linear(8, 4), "c": nn.Linear(6, 8)},
+        {"a.weight": ("c", None), "a.bias": ("c",)},
+    ),
+    "unused statistics": (
+        lambda m, x: m.b(m.a(x) * m.n.weight), {"a": nn.Linear(6, 8), "n": nn.BatchNorm1d(8), "b": nn.Linear(8, 4)},
+        {"n.weight": ("a",), "n.running_var": ("a",)},
+    ),
+    "tied decoder": (
+        lambda m, x: m.b(F.linear(F.linear(m.c(x), m.a.weight).relu(), m.a.weight.T)),
+        {"a": nn.Linear(5, 8), "b": nn.Linear(5, 4), "c": nn.Linear(6, 5)},
+        {"a.weight": ("a", "c"), "a.bias": ("a",)},
+    ),
+    "symmetric weight": (
+        lambda m, x: m.b(m.c(x) @ (m.a.weight + m.a.weight.T)),
+        {"a": nn.Linear(5, 5), "b": nn.Linear(5, 4), "c": nn.Linear(6, 5)},
+        {"a.weight": ("c", "c"), "a.bias": ("c",)},
+    ),
+    "squared weight": (
+        lambda m, x: m.b(m.c(x) @ (m.a.weight @ m.a.weight)),
+        {"a": nn.Linear(5, 5), "b": nn.Linear(5, 4), "c": nn.Linear(6, 5)},
+        {"a.weight": ("c", "c")},
+    ),
+    "squared by its transpose": (
+        lambda m, x: m.b(m.c(x) @ (m.a.weight.T @ m.a.weight)),
+        {"a": nn.Linear(5, 8), "b": nn.Linear(5, 4), "c": nn.Linear(6, 5)},
+        {"a.weight": ("a", "c")},
+    ),
+    "one weight of an LSTM": (
+        lambda m, x: m.b(F.linear(x, m.a.weight_ih_l0)), {"a": nn.LSTM(6, 3), "b": nn.Linear(12, 4)},
+        {"a.weight_hh_l0": ("4*a.l0", "a.l0"), "b.weight": ("out", "4*a.l0")},
+    ),
+    "one weight of attention": (
+        lambda m, x: m.b(F.linear(x, m.a.in_proj_weight)), {"a": nn.MultiheadAttention(6, 2), "b": nn.Linear(18, 4)},
+        {"a.in_proj_bias": ("3*a",), "a.out_proj.weight": (None, "a")},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", UNUSUAL)
+def test_tensors_used_otherwise_than_by_their_module(case):
+    function, layers, expected = UNUSUAL[case]
+    model, x = made(lambda: Calling(function, **copy.deepcopy(layers)), case).eval(), rows(6)
+    wiring = bf.trace(model, x, verify=True)
+    for tensor, axes in expected.items():
+        assert wiring.axes[tensor] == axes
+    before = model(x)
+    assert relocated_at_random(wiring, case)
+    torch.testing.assert_close(model(x), before, rtol=1e-9, atol=1e-9)
+
+
+def test_a_failed_export_prints_nothing(capfd):
+    level = logging.root.manager.disable
+    with pytest.raises(ValueError, match="one that torch"):
+        bf.trace(Branching(4, 4).double(), rows(4))
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == ""
+    assert logging.root.manager.disable == level
 
 
 def test_errors():
