@@ -119,10 +119,8 @@ class Pruning:
     spared: tuple[str, ...]
 
     def __str__(self) -> str:
-        lines = [f"{name}: removed {count}, left {self.left[name]}" for name, count in self.removed.items()]
-        return "\n".join(
-            line + (" (its largest was kept)" if line.split(":")[0] in self.spared else "") for line in lines
-        )
+        kept = {name: " (its largest was kept)" if name in self.spared else "" for name in self.removed}
+        return "\n".join(f"{name}: removed {n}, left {self.left[name]}{kept[name]}" for name, n in self.removed.items())
 
 
 class Wiring:
