@@ -4,14 +4,18 @@ SAMPLES[op](dtype, metric, n) yields (id, arguments) with one axis of n neurons;
 `smooth=True` keeps away from kinks and ties, so that finite differences hold.
 """
 
+import os
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import bimt_fast as bf
 
+# Public data that are not in the repository: MNIST and QAPLIB files.
+DATA = Path(os.environ.get("BIMT_FAST_DATA") or Path(__file__).parents[2] / "shared" / "data")
 SIZES = (0, 1, 15, 17, 33, 63, 65, 97, 257)  # around the widths of vectors and tiles
 DTYPES = (torch.float64, torch.float32)  # of positions, costs and results
 NARROW_DTYPES = (torch.bfloat16, torch.float16)  # of weights and their gradients only

@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 import warnings
-from pathlib import Path
 
 import inputs
 import numpy as np
@@ -19,7 +18,7 @@ from bimt_fast import search
 from bimt_fast.quadratic import Problem, Walks, _Crew
 
 STRATEGIES = ("greedy", "matching", "tabu")
-QAPLIB = Path(__file__).parents[2] / "shared" / "data" / "qaplib"
+QAPLIB = inputs.DATA / "qaplib"
 KINDS = ("symmetric", "general", "one-sided", "sparse", "ties", "large", "floats", "negative")
 
 
@@ -321,7 +320,7 @@ KNOWN = {"nug12": 578, "chr12a": 9552, "nug20": 2570, "bur26a": 5426670, "nug30"
 @pytest.mark.parametrize("name", KNOWN)
 def test_known_values(name, cpu_backend):
     if not QAPLIB.is_dir():
-        pytest.skip(f"no data in {QAPLIB}")
+        pytest.skip(f"no data in {QAPLIB}, BIMT_FAST_DATA may name another folder")
     numbers = np.array((QAPLIB / f"{name}.dat").read_text().split(), dtype=np.int64)
     flow, distance = numbers[1:].reshape(2, numbers[0], numbers[0])
     found = bf.quadratic_assignment(flow, distance, max_iterations=1_000_000)
