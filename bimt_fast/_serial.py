@@ -16,7 +16,6 @@ KEYS = {
 
 
 def to_dict(wiring: "Wiring") -> dict[str, object]:
-    boundary = [group for group in wiring.groups if group not in wiring.inner_groups]
     parameters = {id(p): name for name, p in wiring.model.named_parameters()}
     return {
         "positions": {group: _slots(x, parameters.get(id(x))) for group, x in wiring._slots.items()},
@@ -29,7 +28,7 @@ def to_dict(wiring: "Wiring") -> dict[str, object]:
         "reduction": dict(wiring._reduction),
         "penalised": sorted(wiring._penalised),
         "unpenalised": sorted(wiring._unpenalised),
-        "permutations": {group: wiring.permutation(group).tolist() for group in boundary},
+        "permutations": {group: places.tolist() for group, places in wiring.permutations().items()},
         "notes": list(wiring.notes),
     }
 

@@ -47,7 +47,7 @@ def _kinds(wiring: "Wiring", group: str) -> Iterable[str]:
         yield "input"
     else:
         yield "output" if any(group in out for out, _ in ends) else "without connections"
-    if any(group in out and group in source for out, source in ends):
+    if group in wiring.recurrent_groups:
         yield "recurrent"
     if group in wiring.frozen:
         yield "frozen"

@@ -17,10 +17,9 @@ class _CarriesWiring:
 
     def get_extra_state(self) -> dict[str, dict[str, Tensor]]:
         wiring = self.wiring
-        boundary = [group for group in wiring.groups if group not in wiring.inner_groups]
         return {
             "positions": {group: wiring.slots(group) for group in wiring.groups},
-            "permutations": {group: wiring.permutation(group) for group in boundary},
+            "permutations": wiring.permutations(),
         }
 
     def set_extra_state(self, state: dict[str, dict[str, Tensor]]) -> None:

@@ -243,6 +243,12 @@ class Wiring:
         return tuple(group for group in self._slots if group not in self._permutations)
 
     @property
+    def recurrent_groups(self) -> set[str]:
+        """Groups on both axes of a connection."""
+        ends = [[set(e.axes[end].groups) for end in e.ends] for e in self._entries if e.is_connection]
+        return {group for out, source in ends for group in out & source}
+
+    @property
     def axes(self) -> dict[str, tuple[str | None, ...]]:
         """What each axis is, by tensor name, as declared."""
         return {entry.name: entry.texts for entry in self._entries}
@@ -319,6 +325,10 @@ class Wiring:
 
     def _stays_learned(self, group: str, positions: Tensor) -> bool:
         return isinstance(self._slots[group], nn.Parameter) and not isinstance(positions, nn.Parameter)
+
+    def permutations(self) -> dict[str, Tensor]:
+        """`permutation` of every boundary group, as load_permutations takes it."""
+        return {group: self.permutation(group) for group in self._permutations}
 
     def load_permutations(self, permutations: Mapping[str, Tensor]) -> None:
         """Restores what `permutation` gave for boundary groups, as a checkpoint does.
@@ -784,8 +794,7 @@ class Wiring:
         if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 0):
             raise ValueError(f"top_k must be a non-negative integer or None, was {top_k!r}")
         self._check_followers(optimizer)
-        ends = [[set(e.axes[end].groups) for end in e.ends] for e in self._entries if e.is_connection]
-        recurrent = {group for out, source in ends for group in out & source}
+        recurrent = self.recurrent_groups
         if groups is None:
             groups = [g for g in self._slots if g not in self.frozen and not (g in recurrent and g in self.blocks)]
         groups = self._known_groups("groups", groups)

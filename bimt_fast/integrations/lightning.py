@@ -36,9 +36,7 @@ class BIMT(Schedule, Callback):
             self.after_step(self._seen, trainer.optimizers[0])
 
     def state_dict(self) -> dict[str, Any]:
-        wiring = self.wiring
-        boundary = [group for group in wiring.groups if group not in wiring.inner_groups]
-        return {"permutations": {group: wiring.permutation(group) for group in boundary}}
+        return {"permutations": self.wiring.permutations()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.wiring.load_permutations(state_dict["permutations"])
