@@ -62,7 +62,8 @@ def _positive(text: str) -> int:
 def _info(options: argparse.Namespace) -> int:
     print(f"bimt_fast {__version__}, torch {torch.__version__}, Python {platform.python_version()}, {_machine()}")
     for name, able, text in backends.describe():
-        print(f"backend {name}: {'serves CPU tensors' if able else 'not available'} ({text})")
+        serves = f"serves {'GPU' if name in ('cuda', 'triton') else 'CPU'} tensors"
+        print(f"backend {name}: {serves if able else 'not available'} ({text})")
     if os.environ.get("BIMT_FAST_BACKEND"):
         print(f"forced by BIMT_FAST_BACKEND: {backends.kernels(torch.device('cpu')).__name__.rpartition('.')[2]}")
     return 0

@@ -1,8 +1,8 @@
 """Which backend serves which device, and why the others do not.
 
 Every backend is a module of bimt_fast.kernels with the functions of kernels/reference.py and a
-`can_run(device) -> (yes or no, reason)`. The first of PREFERENCE that can run serves a device; a fallback is logged
-once. `BIMT_FAST_BACKEND=name` in the environment, or `with bf.backend(name):`, force one.
+`can_run(device) -> (yes or no, reason)`. The first of PREFERENCE that can run serves a type of device; a fallback is
+logged once. `BIMT_FAST_BACKEND=name` in the environment, or `with bf.backend(name):`, force one.
 """
 
 import importlib
@@ -15,7 +15,8 @@ from types import ModuleType
 
 import torch
 
-PREFERENCE = ("cpu", "reference")
+BACKENDS = ("cpu", "cuda", "triton", "reference")
+PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}  # elsewhere: the reference
 
 _log = logging.getLogger("bimt_fast")
 _forced: ContextVar[str | None] = ContextVar("bimt_fast_backend", default=None)
@@ -27,8 +28,8 @@ def _load(name: str) -> ModuleType:
 
 
 def _check_name(name: str, source: str) -> str:
-    if name not in PREFERENCE:
-        raise ValueError(f"{source} must be one of {', '.join(PREFERENCE)}, was {name!r}")
+    if name not in BACKENDS:
+        raise ValueError(f"{source} must be one of {', '.join(BACKENDS)}, was {name!r}")
     return name
 
 
@@ -37,7 +38,7 @@ def backend(name: str) -> Iterator[None]:
     """Forces one backend inside a with block: `with bf.backend("reference"): ...`; other threads are not affected.
 
     Args:
-        name: "cpu" or "reference".
+        name: "cpu", "cuda", "triton" or "reference".
 
     Raises:
         ValueError: no backend has that name.
@@ -72,7 +73,7 @@ def _choose(forced: str | None, device: torch.device) -> ModuleType:
             raise RuntimeError(f"backend {forced} was asked for and cannot serve {device.type} tensors: {reason}")
         return module
     reasons = []
-    for name in PREFERENCE:
+    for name in PREFERENCE.get(device.type, ("reference",)):
         module = _load(name)
         able, reason = module.can_run(device)
         if able:
@@ -84,10 +85,13 @@ def _choose(forced: str | None, device: torch.device) -> ModuleType:
 
 
 def describe() -> list[tuple[str, bool, str]]:
-    """(name, whether it serves CPU tensors, what it is or why not) for every backend, in order of preference."""
+    """(name, whether it serves the tensors it is there for, what it is or why not) for every backend.
+
+    "cuda" and "triton" are there for CUDA tensors, the others for CPU tensors.
+    """
     found = []
-    for name in PREFERENCE:
+    for name in BACKENDS:
         module = _load(name)
-        able, reason = module.can_run(torch.device("cpu"))
+        able, reason = module.can_run(torch.device("cuda" if name in ("cuda", "triton") else "cpu"))
         found.append((name, able, module.details() if able else reason))
     return found

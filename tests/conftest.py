@@ -20,7 +20,7 @@ def usable(name: str) -> tuple[bool, str]:
         return False, str(error)
 
 
-@pytest.fixture(params=backends.PREFERENCE)
+@pytest.fixture(params=backends.PREFERENCE["cpu"])
 def backend(request):
     """Forces each backend in turn; one that cannot run is skipped with its reason."""
     able, reason = usable(request.param)

@@ -62,7 +62,7 @@ def test_ops_go_to_the_forced_backend(nothing_chosen_yet, monkeypatch):
 
 def test_force_by_environment():
     code = "import torch, bimt_fast.backends as b; print(b.kernels(torch.device('cpu')).__name__)"
-    for name in backends.PREFERENCE:
+    for name in backends.PREFERENCE["cpu"]:
         if dict((n, able) for n, able, _ in backends.describe())[name]:
             done = in_new_process(code, BIMT_FAST_BACKEND=name)
             assert done.stdout.strip() == f"bimt_fast.kernels.{name}", done.stderr
@@ -85,11 +85,12 @@ def test_unknown_name():
 
 def test_preference_and_description(nothing_chosen_yet):
     rows = backends.describe()
-    assert [name for name, _, _ in rows] == list(backends.PREFERENCE)
+    assert [name for name, _, _ in rows] == list(backends.BACKENDS)
     assert rows[-1][:2] == ("reference", True)
     for _, able, reason in rows:
         assert able or reason
-    assert name_of(backends.kernels(CPU)) == next(name for name, able, _ in rows if able)
+    able = {name: yes for name, yes, _ in rows}
+    assert name_of(backends.kernels(CPU)) == next(name for name in backends.PREFERENCE["cpu"] if able[name])
 
 
 def test_fallback_is_logged_once(cpu_unusable, caplog):
@@ -109,7 +110,6 @@ def test_cpu_backend_serves_cpu_tensors_only(nothing_chosen_yet):
     from bimt_fast.kernels import cpu
 
     assert not cpu.can_run(torch.device("cuda"))[0]
-    assert name_of(backends.kernels(torch.device("cuda"))) == "reference"
 
 
 def test_missing_extension_explains_itself():
@@ -130,3 +130,23 @@ def test_missing_extension_explains_itself():
     )
     assert float(value) == pytest.approx(0.4)
     assert "RuntimeError: backend cpu was asked for and cannot serve cpu tensors: bimt_fast._cpu" in done.stderr
+
+
+def test_a_gpu_falls_back_with_reasons(nothing_chosen_yet, monkeypatch, caplog):
+    from bimt_fast.kernels import cuda, triton
+
+    for module in (cuda, triton):
+        monkeypatch.setattr(module, "can_run", lambda device, name=name_of(module): (False, f"no {name} here"))
+    with caplog.at_level(logging.WARNING, "bimt_fast"):
+        assert name_of(backends.kernels(torch.device("cuda"))) == "reference"
+    (record,) = caplog.records
+    assert record.message == "backend reference serves cuda tensors (cuda: no cuda here; triton: no triton here)"
+
+
+def test_triton_is_imported_only_when_used():
+    code = (
+        "import sys, torch, bimt_fast as bf\n"
+        "bf.connection_cost(torch.ones(2, 2), torch.zeros(2, 1), torch.zeros(2, 1))\n"
+        "print('triton' in sys.modules)"
+    )
+    assert in_new_process(code).stdout.strip() == "False"

@@ -1,0 +1,35 @@
+"""The ops as Triton kernels, on CUDA and HIP tensors; under TRITON_INTERPRET=1 on CPU tensors too, for tests.
+
+The functions are those of reference.py, whose docstrings say what each computes. Triton is imported with this module and
+nowhere else.
+"""
+
+import os
+
+import torch
+
+try:
+    import triton
+except ImportError as error:
+    triton = None
+    _import_error = str(error)
+
+
+def can_run(device: torch.device) -> tuple[bool, str]:
+    """GPU tensors where Triton is installed and has a driver; CPU tensors where it interprets."""
+    if triton is None:
+        return False, f"Triton cannot be imported: {_import_error}"
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return device.type == "cpu", "" if device.type == "cpu" else "TRITON_INTERPRET=1: it serves CPU tensors only"
+    if device.type == "cpu":
+        return False, "Triton serves CPU tensors under TRITON_INTERPRET=1 only, for tests"
+    if device.type != "cuda":
+        return False, f"the triton backend serves CUDA and HIP tensors, not {device.type}"
+    if not torch.cuda.is_available():
+        return False, f"Triton {triton.__version__} is installed, but torch sees no GPU"
+    return True, ""
+
+
+def details() -> str:
+    """What `python -m bimt_fast info` says of it."""
+    return f"Triton {triton.__version__}"
