@@ -23,9 +23,18 @@ NARROW_DTYPES = (torch.bfloat16, torch.float16)  # of weights and their gradient
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2**-8 + 4e-6, torch.float16: 2**-11 + 4e-6}
 METRICS = (*bf.geometry.METRICS, "table")
 TABLE_ROWS = 40
+# What serves CPU tensors, in earnest or for tests. What imitates a GPU is slow and meets a part of the cases.
+BACKENDS = ("cpu", "triton", "reference")
+_IMITATIONS = ("triton",)
+_ALL = os.environ.get("BIMT_FAST_TEST_ALL") == "1"  # make test-all
 METRIC_FREE = ("swap_deltas", "swap_deltas_backward", "best_swaps", "quadratic_walks")
 
 Sample = tuple[str, tuple]
+
+
+def is_tested(backend: str, dtype: torch.dtype, n: int) -> bool:
+    """Whether a case of the parity tests is run for a backend."""
+    return _ALL or backend not in _IMITATIONS or (dtype in (torch.float32, torch.bfloat16) and n in (1, 17, 65))
 
 
 def generator(*seed: object) -> torch.Generator:

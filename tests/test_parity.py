@@ -1,5 +1,6 @@
 """Every op of every backend against the reference in float64, at awkward sizes, strides and positions."""
 
+import itertools
 from functools import lru_cache
 
 import inputs
@@ -80,10 +81,15 @@ def cases():
             yield from ((op, metric, dtype) for metric in inputs.METRICS for dtype in dtypes)
 
 
-# The backends vary fastest, so that they share one computation of what is expected.
-@pytest.mark.parametrize("backend", backends.PREFERENCE["cpu"], indirect=True)
-@pytest.mark.parametrize("n", inputs.SIZES)
-@pytest.mark.parametrize("op, metric, dtype", cases(), ids=lambda x: str(x).removeprefix("torch."))
+def every_case():
+    """The product of cases, sizes and backends; the backends vary fastest and share one computation of the truth."""
+    for (op, metric, dtype), n, backend in itertools.product(cases(), inputs.SIZES, inputs.BACKENDS):
+        if inputs.is_tested(backend, dtype, n):
+            name = f"{op}-{metric}-{str(dtype).removeprefix('torch.')}-{n}-{backend}"
+            yield pytest.param(op, metric, dtype, n, backend, id=name)
+
+
+@pytest.mark.parametrize("op, metric, dtype, n, backend", every_case(), indirect=["backend"])
 def test_op(op, metric, dtype, n, backend):
     for name, arguments, expected in samples_and_expected(op, dtype, metric, n):
         results = inputs.call(op, arguments)
@@ -93,8 +99,13 @@ def test_op(op, metric, dtype, n, backend):
         check_close(name, op, arguments, results, expected)
 
 
-@pytest.mark.parametrize("n", inputs.SIZES)
-@pytest.mark.parametrize("dtype", inputs.DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+def swap_cases(dtypes):
+    for dtype, n, backend in itertools.product(dtypes, inputs.SIZES, inputs.BACKENDS):
+        if inputs.is_tested(backend, dtype, n):
+            yield pytest.param(dtype, n, backend, id=f"{str(dtype).removeprefix('torch.')}-{n}-{backend}")
+
+
+@pytest.mark.parametrize("dtype, n, backend", swap_cases(inputs.DTYPES), indirect=["backend"])
 def test_best_swaps(dtype, n, backend):
     rows = torch.arange(n)
     for name, arguments in inputs.SAMPLES["best_swaps"](dtype, "l1", n):

@@ -1,7 +1,7 @@
 """The ops as Triton kernels, on CUDA and HIP tensors; under TRITON_INTERPRET=1 on CPU tensors too, for tests.
 
-The functions are those of reference.py, whose docstrings say what each computes. Triton is imported with this module and
-nowhere else.
+The functions are those of reference.py, whose docstrings say what each computes. Triton is imported with this module
+and nowhere else.
 """
 
 import os

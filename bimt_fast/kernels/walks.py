@@ -1,4 +1,5 @@
-"""Separable placement costs on a GPU: what a kernel needs to make them in O(n m + n^2), sorted by torch, never waited for.
+"""Separable placement costs on a GPU: what a kernel needs to make them in O(n m + n^2), sorted by torch,
+without waiting for the device.
 
 On one coordinate axis, the cost of neuron i at u is a sum over its peers, whose coordinates are y and weights F[i, k]:
 with A(u) and B(u) the sums of F and F y over peers with y <= u, and A, B, S those of F, F y, F y^2 over all peers,
