@@ -6,46 +6,15 @@
 
 #include <cstdint>
 
+#include "matrix.h"
 #include "metric.h"
+#include "scalar.h"
 
 namespace bimt {
 
 struct baseline {};
 struct avx2 {};
 struct avx512 {};
-
-template <class T>
-struct Matrix {
-  T* data;
-  int64_t rows, cols;
-  int64_t row_stride, col_stride;
-
-  T& at(int64_t row, int64_t col) const { return data[row * row_stride + col * col_stride]; }
-  Matrix transposed() const { return {data, cols, rows, col_stride, row_stride}; }
-};
-
-// How weights and gradients may be stored; kernels compute in Compute<S>.
-struct BFloat16 {
-  uint16_t bits;
-};
-struct Float16 {
-  uint16_t bits;
-};
-
-template <class S>
-struct ComputeOf {
-  using Type = S;
-};
-template <>
-struct ComputeOf<BFloat16> {
-  using Type = float;
-};
-template <>
-struct ComputeOf<Float16> {
-  using Type = float;
-};
-template <class S>
-using Compute = typename ComputeOf<S>::Type;
 
 // Which argument held NaN or infinity where that is refused; which positions were outside the unit ball where the
 // metric has no other points, or no rows of the table.

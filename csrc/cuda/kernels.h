@@ -1,0 +1,84 @@
+// The CUDA kernels' launchers. They allocate nothing, never wait for the device, and so can be captured in a graph.
+//
+// All pointers are to memory of the queue's device. Kernels compute in Compute<S>; sums that grow with the size of a
+// layer are kept in double and added in a fixed order. Values are checked by the caller: positions and what must be
+// finite.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/device.h"
+
+namespace bimt {
+namespace gpu {
+
+// One tensor in the penalty coefficient * sum |weight| * (base_length + distance_scale * d(out_pos, in_pos)).
+template <class S>
+struct Term {
+  Matrix<S> weight;                     // adamw changes it
+  Matrix<S> grad;                       // null where only the cost is wanted
+  const Compute<S>*out_pos, *in_pos;    // (rows, dim) and (cols, dim) contiguous, for a table indices; null: distance 0
+  int dim;
+  double coefficient, distance_scale, base_length;
+};
+
+template <class S>
+struct PenaltyArgs {
+  const Term<S>* terms;  // on the host, as all args; what they point at is on the device
+  int64_t count;
+  int metric;
+  Matrix<const Compute<S>> table;
+  double lam;
+  const Compute<S>* factor;  // null, or a number on the device: the gradient is then lam * factor * ..., not added to
+  double* partial;           // (penalty_blocks,)
+  Compute<S>* cost;          // one number
+};
+
+// How many blocks, and so partial sums, the terms make.
+template <class S>
+int64_t penalty_blocks(const Term<S>* terms, int64_t count);
+
+// grad += lam * d cost / d weight for every term, and the cost of all.
+template <class S>
+void penalty(const Queue& queue, const PenaltyArgs<S>& args);
+
+template <class S>
+struct Moments {
+  S *exp_avg, *exp_avg_sq;  // with the strides of the weight
+  float* step;              // how many were taken; counted up
+};
+
+template <class S>
+struct AdamWArgs {
+  const Term<S>* terms;  // the strides of grad are those of weight
+  const Moments<S>* moments;
+  int64_t count;
+  int metric;
+  Matrix<const Compute<S>> table;
+  double lr, beta1, beta2, eps, weight_decay, lam;
+  bool proximal;
+  double* partial;
+  Compute<S>* cost;
+};
+
+// One step for every term, with the penalty in the gradient or as a shrinkage behind the step; the cost is that before.
+template <class S>
+void adamw(const Queue& queue, const AdamWArgs<S>& args);
+
+template <class S>
+struct PositionGradientArgs {
+  Matrix<const S> weight;  // neurons as rows
+  const Compute<S>*positions, *peers;
+  int dim;
+  int metric;  // not a table
+  double distance_scale;
+  const Compute<S>* factor;   // one number
+  Compute<S>* gradient;       // (rows, dim)
+};
+
+// factor * distance_scale * sum over peers of |weight| * d distance / d position, for every neuron.
+template <class S>
+void position_gradient(const Queue& queue, const PositionGradientArgs<S>& args);
+
+}  // namespace gpu
+}  // namespace bimt
