@@ -3,6 +3,7 @@
 // A block takes a tile of one term: kTileRows rows, and along the axis that is contiguous in memory 32 lanes of
 // kVector numbers. Every thread keeps a small tile of lengths in registers, so coordinates are read once for it.
 
+#include "cuda/device.h"
 #include "cuda/kernels.h"
 #include "cuda/lengths.h"
 
