@@ -337,7 +337,7 @@ CHANGED = {  # the arguments that an op changes in place
 
 
 def call(op: str, arguments: tuple, where: str | None = None) -> list[Tensor]:
-    """Runs an op on copies of the arguments, by default where the backend is; the tensors it returned or changed, in a list."""
+    """Runs an op on copies of its arguments, where the backend is if nowhere else; what it returned or changed."""
     arguments = fresh(arguments, device=where or device)
     result = getattr(torch.ops.bimt_fast, op)(*arguments)
     results = [result] if isinstance(result, Tensor) else list(result or ())
