@@ -121,3 +121,21 @@ def test_offsets_beyond_two_to_the_31(gpu):
     expected = torch.zeros_like(near)
     assert torch.equal(cost, bf.add_grad_(near, expected, out_pos.to(gpu), in_pos.to(gpu)))
     assert torch.equal(grad, expected) and expected.any()
+
+
+@pytest.mark.skipif(not inputs.GPU, reason="CUDA graphs need a GPU")
+def test_a_graph_captures_a_training_step():
+    with bf.backend("cuda"):
+        model, x = model_on("cuda")
+        plain, _ = model_on("cuda")
+        optimizer = trained(model, x, 3)
+        trained(plain, x, 8)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            optimizer.zero_grad(set_to_none=True)
+            model(x).square().sum().backward()
+            optimizer.step()
+        for _ in range(5):
+            graph.replay()
+    for mine, other in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine, other)
