@@ -147,7 +147,7 @@ def slope(x, y, common, total, x_gap, METRIC: tl.constexpr):
 @inlined
 def gap(x, rows, count, stride, axis, DIM: tl.constexpr, T: tl.constexpr):
     """1 - |x|^2 of the points in these rows, computed in float64: near the edge of the ball all digits cancel."""
-    square = tl.zeros(rows.shape, tl.float64)
+    square = tl.full(rows.shape, 0, tl.float64)
     for d in range(DIM):
         coordinate = tl.load(x + rows * stride + d * axis, mask=rows < count, other=0.0).to(tl.float64)
         square += coordinate * coordinate
@@ -175,7 +175,7 @@ def folded(
     METRIC: tl.constexpr, DIM: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     """(rows, cols) of what every pair folds to, by int64 indices; those beyond the counts are not read."""
-    total = tl.zeros((rows.shape[0], cols.shape[0]), T)
+    total = tl.full((rows.shape[0], cols.shape[0]), 0, T)
     for d in range(DIM):
         a = tl.load(x + rows * x_stride + d * x_axis, mask=rows < x_count, other=0.0)
         b = tl.load(y + cols * y_stride + d * y_axis, mask=cols < y_count, other=0.0)

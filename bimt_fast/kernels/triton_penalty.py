@@ -71,15 +71,15 @@ def _length_of_tile(
     rows, cols, x, y, table, row_count, col_count, x_row, x_axis, y_row, y_axis, table_row, table_col, scale, base,
     METRIC: tl.constexpr, DIM: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
-    """base + scale * distance; METRIC None: base alone."""
+    """base + scale * distance, with both in the dtype T; METRIC None: base alone."""
     if METRIC is None:
-        lengths = tl.full((1, 1), 0, T) + scalar(base, T)
+        lengths = tl.full((1, 1), base, T)
     else:
         d = distances(
             x, rows, row_count, x_row, x_axis, y, cols, col_count, y_row, y_axis, table, table_row, table_col,
             METRIC, DIM, T,
         )  # fmt: skip
-        lengths = scalar(base, T) + scalar(scale, T) * d
+        lengths = base + scale * d
     return lengths
 
 
@@ -95,9 +95,11 @@ def penalty(
     Memory-bound: the weight is read once, the gradient read and written once, of what is read twice nothing is large.
     """
     T: tl.constexpr = tl.float64 if weight.dtype.element_ty == tl.float64 else tl.float32
-    across = tl.cdiv(col_count, BLOCK_COLS)
-    cost = tl.zeros((), tl.float64)
-    for tile in range(tl.program_id(0), tl.cdiv(row_count, BLOCK_ROWS) * across, tl.num_programs(0)):
+    rise, scale, base = scalar(rise, T), scalar(scale, T), scalar(base, T)
+    across = (col_count - 1) // BLOCK_COLS + 1
+    cost = tl.full((), 0, tl.float64)
+    tiles = ((row_count - 1) // BLOCK_ROWS + 1) * across
+    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         rows = (tile // across).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
         cols = (tile % across).to(tl.int64) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
         inside = (rows < row_count)[:, None] & (cols < col_count)[None, :]
@@ -109,7 +111,7 @@ def penalty(
         cost += tl.sum(tl.sum(tl.abs(w) * lengths, 1).to(tl.float64), 0)
         if grad is not None:
             place = grad + rows[:, None] * grad_row + cols[None, :] * grad_col
-            g = tl.load(place, mask=inside, other=0.0).to(T) + sign(w) * lengths * scalar(rise, T)
+            g = tl.load(place, mask=inside, other=0.0).to(T) + sign(w) * lengths * rise
             tl.store(place, narrowed(g, grad.dtype.element_ty), mask=inside)
     tl.store(partial + first + tl.program_id(0), cost * scalar(coefficient, tl.float64))
 
@@ -117,7 +119,7 @@ def penalty(
 @triton.jit(do_not_specialize=["count"])
 def add_up(partial, result, count, BLOCK: tl.constexpr):
     """result[0] = the sum of the parts, by one program."""
-    total = tl.zeros((BLOCK,), tl.float64)
+    total = tl.full((BLOCK,), 0, tl.float64)
     for start in range(0, count, BLOCK):
         place = start + tl.arange(0, BLOCK)
         total += tl.load(partial + place, mask=place < count, other=0.0)
@@ -136,13 +138,14 @@ def penalty_backward(
     are for count coordinates from `first` on. What is not wanted is None.
     """
     T: tl.constexpr = tl.float64 if weight.dtype.element_ty == tl.float64 else tl.float32
-    across = tl.cdiv(col_count, BLOCK_COLS)
+    across = (col_count - 1) // BLOCK_COLS + 1
     down, right = tl.program_id(0) // across, tl.program_id(0) % across
     rows = down.to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     cols = right.to(tl.int64) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
     inside = (rows < row_count)[:, None] & (cols < col_count)[None, :]
     w = tl.load(weight + rows[:, None] * weight_row + cols[None, :] * weight_col, mask=inside, other=0.0).to(T)
     if by_weight is not None:
+        scale, base = scalar(scale, T), scalar(base, T)
         lengths = _length_of_tile(
             rows, cols, x, y, table, row_count, col_count, x_row, x_axis, y_row, y_axis, table_row, table_col, scale,
             base, METRIC, DIM, T,
@@ -153,7 +156,7 @@ def penalty_backward(
     if by_rows is not None or by_cols is not None:
         total = folded(x, rows, row_count, x_row, x_axis, y, cols, col_count, y_row, y_axis, METRIC, DIM, T)
         x_gap, y_gap = gaps(x, rows, row_count, x_row, x_axis, y, cols, col_count, y_row, y_axis, METRIC, DIM, T)
-        ties = tl.zeros((BLOCK_ROWS, BLOCK_COLS), T)
+        ties = tl.full((BLOCK_ROWS, BLOCK_COLS), 0, T)
         if METRIC == LINF:
             for d in range(DIM):
                 a = tl.load(x + rows * x_row + d * x_axis, mask=rows < row_count, other=0.0)
@@ -177,7 +180,7 @@ def add_blocks(partial, grad, result, blocks, count, result_row, result_axis, sc
     """result[i, d] = grad * scale * the sum over blocks of partial (blocks, coordinates, count)."""
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     d = tl.program_id(1).to(tl.int64)
-    total = tl.zeros((BLOCK,), tl.float64)
+    total = tl.full((BLOCK,), 0, tl.float64)
     for block in range(blocks):
         at = partial + (block * tl.num_programs(1) + d) * count + place
         total += tl.load(at, mask=place < count, other=0.0).to(tl.float64)
@@ -219,9 +222,14 @@ def adamw_step(
         step_rate, step_root = tl.load(corrections).to(T), tl.load(corrections + 1).to(T)
     else:
         step_rate, step_root = scalar(rate, T), scalar(root_factor, T)
-    across = tl.cdiv(col_count, BLOCK_COLS)
-    cost = tl.zeros((), tl.float64)
-    for tile in range(tl.program_id(0), tl.cdiv(row_count, BLOCK_ROWS) * across, tl.num_programs(0)):
+    kept, forget1, beta2, forget2, eps = (
+        scalar(kept, T), scalar(forget1, T), scalar(beta2, T), scalar(forget2, T), scalar(eps, T),
+    )  # fmt: skip
+    rise, shrink, scale, base = scalar(rise, T), scalar(shrink, T), scalar(scale, T), scalar(base, T)
+    across = (col_count - 1) // BLOCK_COLS + 1
+    cost = tl.full((), 0, tl.float64)
+    tiles = ((row_count - 1) // BLOCK_ROWS + 1) * across
+    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         rows = (tile // across).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
         cols = (tile % across).to(tl.int64) * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
         inside = (rows < row_count)[:, None] & (cols < col_count)[None, :]
@@ -240,13 +248,13 @@ def adamw_step(
             )  # fmt: skip
             cost += tl.sum(tl.sum(tl.abs(w) * lengths, 1).to(tl.float64), 0)
             if not PROXIMAL:
-                g += sign(w) * lengths * scalar(rise, T)
-        m += (g - m) * scalar(forget1, T)
-        v = v * scalar(beta2, T) + g * g * scalar(forget2, T)
-        root = square_root(v) * step_root + scalar(eps, T)
-        w = w * scalar(kept, T) - m / root * step_rate
+                g += sign(w) * lengths * rise
+        m += (g - m) * forget1
+        v = v * beta2 + g * g * forget2
+        root = square_root(v) * step_root + eps
+        w = w * kept - m / root * step_rate
         if CHARGED and PROXIMAL:
-            w = sign(w) * tl.maximum(tl.abs(w) - lengths * scalar(shrink, T), 0.0, tl.PropagateNan.ALL)
+            w = sign(w) * tl.maximum(tl.abs(w) - lengths * shrink, 0.0, tl.PropagateNan.ALL)
         tl.store(weights, narrowed(w, weight.dtype.element_ty), mask=inside)
         tl.store(means, narrowed(m, mean.dtype.element_ty), mask=inside)
         tl.store(squares, narrowed(v, square.dtype.element_ty), mask=inside)
