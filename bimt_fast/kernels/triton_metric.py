@@ -6,6 +6,8 @@ come from `folded` and `distances`, which loads coordinates itself. Everything i
 weights, float64 or float32; 16-bit numbers are widened right after they are loaded.
 """
 
+# ruff: noqa: SIM109 - Triton does not compile "in"
+
 import os
 
 import triton
@@ -86,9 +88,9 @@ def log_one_plus(x):
 def extended(total, x, y, METRIC: tl.constexpr):
     """What is folded, with one more pair of coordinates."""
     offset = x - y
-    if METRIC in (TORUS_L1, TORUS_L2):
+    if METRIC == TORUS_L1 or METRIC == TORUS_L2:
         offset = around(offset)
-    if METRIC in (L1, TORUS_L1):
+    if METRIC == L1 or METRIC == TORUS_L1:
         total += tl.abs(offset)
     elif METRIC == LINF:
         total = tl.maximum(total, tl.abs(offset))
@@ -100,7 +102,7 @@ def extended(total, x, y, METRIC: tl.constexpr):
 @inlined
 def finished(total, x_gap, y_gap, METRIC: tl.constexpr):
     """The distance; for poincare 2 asinh sqrt(z), in the form that holds its precision at 0."""
-    if METRIC in (L2, TORUS_L2):
+    if METRIC == L2 or METRIC == TORUS_L2:
         total = square_root(total)
     if METRIC == POINCARE:
         z = total / (x_gap * y_gap)
@@ -112,7 +114,7 @@ def finished(total, x_gap, y_gap, METRIC: tl.constexpr):
 def factor(total, x_gap, y_gap, ties, METRIC: tl.constexpr):
     """What the slopes of a pair have in common; ties is the number of coordinates that attain the largest offset."""
     apart = total > 0
-    if METRIC in (L2, TORUS_L2):
+    if METRIC == L2 or METRIC == TORUS_L2:
         common = tl.where(apart, 1 / square_root(tl.where(apart, total, 1.0)), 0.0)
     elif METRIC == POINCARE:
         root = square_root(tl.where(apart, total, 1.0)) * square_root(x_gap * y_gap + total)
@@ -128,10 +130,10 @@ def factor(total, x_gap, y_gap, ties, METRIC: tl.constexpr):
 def slope(x, y, common, total, x_gap, METRIC: tl.constexpr):
     """The derivative of the distance for the coordinate x of the first point; 0 at its kinks."""
     offset = x - y
-    if METRIC in (TORUS_L1, TORUS_L2):
+    if METRIC == TORUS_L1 or METRIC == TORUS_L2:
         offset = around(offset)
         offset = tl.where(tl.abs(offset) == 0.5, 0.0, offset)
-    if METRIC in (L1, TORUS_L1):
+    if METRIC == L1 or METRIC == TORUS_L1:
         derivative = sign(offset)
     elif METRIC == SQL2:
         derivative = 2 * offset

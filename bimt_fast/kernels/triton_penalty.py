@@ -34,7 +34,7 @@ from .triton_metric import (
 )
 
 _COMPUTE = {torch.float64: torch.float64}  # else float32
-_TILE = 2048  # elements of the smallest tile of a matrix
+_TILE = 1024  # elements of the smallest tile of a matrix
 _PROGRAMS = 16  # for each multiprocessor, at most: what is resident there once or twice
 _POSITION_TILE = (32, 64)  # of the kernel that differentiates for positions; others are tuned
 # Elements of the partial sums of position gradients: this part of the weight's, or this many, or one coordinate's.
@@ -55,11 +55,10 @@ def _fitting(configs: list[triton.Config], arguments: dict, **_: object) -> list
     return fit[:1] if large else fit
 
 
-def _tuned(changed: tuple[str, ...] = ()):
+def _tuned(*configs: tuple[int, int, int], changed: tuple[str, ...]):
     """Autotuned for every metric, dimension, dtype and size to a factor of 16; interpreted, there is no choice."""
-    configs = [_config(16, 128, 4), _config(16, 256, 8), _config(32, 64, 4), _config(1, 2048, 4), _config(1, 1024, 4)]
     return triton.autotune(
-        [_config(32, 64, 4), _config(1, 2048, 4)] if INTERPRETED else configs,
+        [_config(*config) for config in (((32, 64, 4), (1, 2048, 4)) if INTERPRETED else configs)],
         key=["METRIC", "DIM", "size"],
         restore_value=changed,
         prune_configs_by={"early_config_prune": _fitting},
@@ -83,7 +82,7 @@ def _length_of_tile(
     return lengths
 
 
-@_tuned(changed=("grad",))
+@_tuned((16, 128, 4), (16, 256, 8), (32, 64, 4), (1, 2048, 4), (1, 1024, 4), changed=("grad",))
 @triton.jit(do_not_specialize=["size", "first"])
 def penalty(
     weight, grad, x, y, table, partial, row_count, col_count, weight_row, weight_col, grad_row, grad_col, x_row, x_axis,
@@ -202,7 +201,7 @@ def count_steps(addresses, corrections, lr: tl.float64, log_beta1: tl.float64, l
     tl.store(corrections + 2 * k + 1, 1 / tl.sqrt(1 - tl.exp2(taken * scalar(log_beta2, tl.float64))))
 
 
-@_tuned(changed=("weight", "mean", "square"))
+@_tuned((8, 128, 4), (16, 128, 8), (16, 64, 4), (1, 1024, 4), (1, 2048, 8), changed=("weight", "mean", "square"))
 @triton.jit(do_not_specialize=["size", "first"])
 def adamw_step(
     weight, grad, mean, square, corrections, x, y, table, partial, row_count, col_count, weight_row, weight_col,
@@ -590,3 +589,43 @@ def _describe_steps(memo, weights, grads, exp_avgs, exp_avg_sqs, steps, out_pos,
         addresses = torch.tensor([step.data_ptr() for step in steps], dtype=torch.int64, device=device)
         corrections = torch.empty(len(steps), 2, dtype=torch.float64, device=device)
         memo.update(addresses=addresses, corrections=corrections, steps=steps)  # whose addresses they are
+
+
+def aot_cases() -> Iterator[tuple]:
+    """What tests/gpu/aot.py compiles: every dtype, metrics of each kind, aligned matrices, others and single rows."""
+    yield add_up, (torch.float64, torch.float32, 4096), {"BLOCK": 1024}, 32
+    yield add_blocks, (torch.float32, torch.float32, torch.float32, 64, 4096, 2, 1, 1.0), {"BLOCK": 256}, 32
+    for dtype in (torch.float32, torch.float64):
+        kind = tl.float64 if dtype == torch.float64 else tl.float32
+        yield count_steps, (torch.int64, torch.float64, 1e-3, -0.1, -0.1), {"T": kind, "num_warps": 1}, 64
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        budget = 255 if wide == torch.float64 else 128
+        for metric, dim, cols in (
+            ("l1", 2, 4096),
+            ("l1", 1, 785),
+            ("poincare", 2, 4096),
+            ("linf", 8, 785),
+            (TABLE, 0, 785),
+        ):
+            sides = (torch.int64, torch.int64, wide) if metric == TABLE else (wide, wide, None)
+            strides = (1, 0, 1, 0, cols, 1) if metric == TABLE else (dim, 1, dim, 1, 0, 0)
+            code = TABLE_CODE if metric == TABLE else metric_row(metric).code
+            yield from _cases(dtype, wide, sides, (4096, cols), strides, {"METRIC": code, "DIM": dim}, budget)
+        yield from _cases(dtype, wide, (None,) * 3, (1, 4097), (0,) * 6, {"METRIC": None, "DIM": 0}, budget)
+
+
+def _cases(dtype, wide, sides, shape, strides, metric, budget):
+    matrix, ends = (shape[1], 1), (0, 5)
+    partial, charge = torch.float64, (1e-3, 1.0, 1.0, 0.1)
+    for grad in (dtype, None):
+        yield penalty, (dtype, grad, *sides, partial, *shape, *matrix * 2, *strides, *ends, *charge), metric, budget
+    for proximal in (False, True):
+        constants = metric | {"CHARGED": True, "PROXIMAL": proximal}
+        integers, numbers = (*shape, *matrix * 4, *strides, *ends), (0.1,) * 7 + (1e-3, *charge)
+        yield adamw_step, (*(dtype,) * 4, partial, *sides, partial, *integers, *numbers), constants, budget
+    if metric["METRIC"] is not None:
+        tile = dict(zip(("BLOCK_ROWS", "BLOCK_COLS"), _POSITION_TILE, strict=True))
+        sums = (wide, wide) if sides[2] is None else (None, None)
+        integers = (*shape, *matrix * 2, *strides, 0, metric["DIM"])
+        yield penalty_backward, (wide, dtype, *sides, dtype, *sums, *integers, 1.0, 0.1), metric | tile, budget
