@@ -36,7 +36,8 @@ from .triton_metric import (
 _COMPUTE = {torch.float64: torch.float64}  # else float32
 _TILE = 1024  # elements of the smallest tile of a matrix
 _PROGRAMS = 16  # for each multiprocessor, at most: what is resident there once or twice
-_POSITION_TILE = (32, 64)  # of the kernel that differentiates for positions; others are tuned
+# Of the kernel that differentiates for positions, whose partial sums must fit their workspace; others are tuned.
+_POSITION_TILE = {"BLOCK_ROWS": 32, "BLOCK_COLS": 64, "num_warps": 8}
 # Elements of the partial sums of position gradients: this part of the weight's, or this many, or one coordinate's.
 _WORKSPACE_PART = 4
 _LITTLE_WORKSPACE = 1 << 20
@@ -82,7 +83,7 @@ def _length_of_tile(
     return lengths
 
 
-@_tuned((16, 128, 4), (16, 256, 8), (32, 64, 4), (1, 2048, 4), (1, 1024, 4), changed=("grad",))
+@_tuned((16, 128, 4), (16, 128, 8), (32, 64, 8), (1, 2048, 4), (1, 1024, 4), changed=("grad",))
 @triton.jit(do_not_specialize=["size", "first"])
 def penalty(
     weight, grad, x, y, table, partial, row_count, col_count, weight_row, weight_col, grad_row, grad_col, x_row, x_axis,
@@ -201,7 +202,7 @@ def count_steps(addresses, corrections, lr: tl.float64, log_beta1: tl.float64, l
     tl.store(corrections + 2 * k + 1, 1 / tl.sqrt(1 - tl.exp2(taken * scalar(log_beta2, tl.float64))))
 
 
-@_tuned((8, 128, 4), (16, 128, 8), (16, 64, 4), (1, 1024, 4), (1, 2048, 8), changed=("weight", "mean", "square"))
+@_tuned((8, 128, 4), (8, 128, 8), (16, 64, 8), (1, 1024, 4), (1, 2048, 8), changed=("weight", "mean", "square"))
 @triton.jit(do_not_specialize=["size", "first"])
 def adamw_step(
     weight, grad, mean, square, corrections, x, y, table, partial, row_count, col_count, weight_row, weight_col,
@@ -467,7 +468,7 @@ def connection_cost_backward(
 def _differentiate(launch, grad, by_weight, by_rows, by_cols, scale, base):
     """As many coordinates at a time as the workspace holds; the weight's own gradient comes with the first of them."""
     rows, cols, *strides = launch.integers[:-2]
-    down, across = (-(-size // block) for size, block in zip((rows, cols), _POSITION_TILE, strict=True))
+    down, across = (-(-size // _POSITION_TILE[block]) for size, block in ((rows, "BLOCK_ROWS"), (cols, "BLOCK_COLS")))
     wanted = [
         (side, blocks, size)
         for side, blocks, size in ((by_rows, across, rows), (by_cols, down, cols))
@@ -496,8 +497,7 @@ def _differentiate(launch, grad, by_weight, by_rows, by_cols, scale, base):
             scale,
             base,
             **launch.constants,
-            BLOCK_ROWS=_POSITION_TILE[0],
-            BLOCK_COLS=_POSITION_TILE[1],
+            **_POSITION_TILE,
         )
         for side, part in zip((by_rows, by_cols), parts, strict=True):
             if side is not None and count:
@@ -625,7 +625,11 @@ def _cases(dtype, wide, sides, shape, strides, metric, budget):
         integers, numbers = (*shape, *matrix * 4, *strides, *ends), (0.1,) * 7 + (1e-3, *charge)
         yield adamw_step, (*(dtype,) * 4, partial, *sides, partial, *integers, *numbers), constants, budget
     if metric["METRIC"] is not None:
-        tile = dict(zip(("BLOCK_ROWS", "BLOCK_COLS"), _POSITION_TILE, strict=True))
         sums = (wide, wide) if sides[2] is None else (None, None)
         integers = (*shape, *matrix * 2, *strides, 0, metric["DIM"])
-        yield penalty_backward, (wide, dtype, *sides, dtype, *sums, *integers, 1.0, 0.1), metric | tile, budget
+        yield (
+            penalty_backward,
+            (wide, dtype, *sides, dtype, *sums, *integers, 1.0, 0.1),
+            metric | _POSITION_TILE,
+            budget,
+        )

@@ -1,6 +1,6 @@
 """Compiles every Triton kernel ahead of time, without a GPU, and holds it to its budget.
 
-    python tests/gpu/aot.py [--short] [--registers N] [FILE ...]
+    python tests/gpu/aot.py [--short] [FILE ...]
 
 A module bimt_fast/kernels/triton_*.py that holds kernels has a function
 
@@ -155,11 +155,10 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def check(case: tuple, target: str, use: Use, options: argparse.Namespace) -> None:
+def check(case: tuple, target: str, use: Use, short: bool) -> None:
     kernel, arguments, constants, budget = case
-    budget = budget if options.registers is None else options.registers
     dtypes = ", ".join(str(x).removeprefix("torch.") for x in arguments if str(x).startswith("torch."))
-    for configuration, compiled in warmed(kernel, arguments, constants, options.short):
+    for configuration, compiled in warmed(kernel, arguments, constants, short):
         label = f"({dtypes}) {constants | configuration}"
         use.launches += 1
         if isinstance(compiled, Exception):
@@ -180,7 +179,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("files", nargs="*", metavar="FILE", help="modules with aot_cases; default: the package's")
     parser.add_argument("--short", action="store_true", help=f"one launch of each kernel, for {' and '.join(SHORT)}")
-    parser.add_argument("--registers", type=int, metavar="N", help="in place of every budget")
     options = parser.parse_args()
     declared = {module: list(module.aot_cases()) for module in modules(options.files)}
     faults = [text for module, cases in declared.items() for text in undeclared(module, cases)]
@@ -193,7 +191,7 @@ def main() -> int:
             name, module = name_and_module(case[0])
             key = f"{module.rpartition('.')[2]}.{name}"
             if not options.short or key not in uses:
-                check(case, target, uses.setdefault(key, Use()), options)
+                check(case, target, uses.setdefault(key, Use()), options.short)
         for key, use in uses.items():
             low, high = min(use.registers, default=0), max(use.registers, default=0)
             print(f"{target:7} {key:40} {use.launches:3} launches, {low}-{high} registers, {use.shared} bytes shared")
