@@ -94,13 +94,14 @@ def test_described_once_a_step_waits_for_nothing(interpreted, monkeypatch):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
 
 
-def test_positions_are_differentiated_a_few_coordinates_at_a_time(interpreted, monkeypatch):
+@pytest.mark.parametrize("layout", ("contiguous", "transposed"))
+def test_positions_of_a_recurrent_weight_a_few_coordinates_at_a_time(layout, interpreted, monkeypatch):
     from bimt_fast.kernels import triton_penalty
 
     monkeypatch.setattr(triton_penalty, "_LITTLE_WORKSPACE", 1)
-    weight = inputs.matrix(17, 33, dtype=torch.float32)
-    out_pos, in_pos = (inputs.positions(n, 8, "random", n, torch.float32, "l2") for n in weight.shape)
-    arguments = (torch.tensor(2.0), weight, out_pos, in_pos, "l2", 0.7, 0.3, [True, True, True], None)
+    weight = inputs.matrix(33, 33, layout, dtype=torch.float32)
+    positions = inputs.positions(33, 8, "random", 0, torch.float32, "l2")
+    arguments = (torch.tensor(2.0), weight, positions, positions, "l2", 0.7, 0.3, [True, True, True], None)
     results = torch.ops.bimt_fast.connection_cost_backward(*arguments)
     for got, want in zip(results, reference.connection_cost_backward(*arguments), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)

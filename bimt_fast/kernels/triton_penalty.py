@@ -273,6 +273,7 @@ class _Launch(NamedTuple):
     integers: tuple[int, ...]  # shape, strides, place of the partial sums, size
     constants: dict[str, int | None]
     programs: int
+    flipped: bool  # rows are in neurons
 
 
 def _views(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
@@ -320,6 +321,7 @@ def _launch(
         (rows, cols, *layout, first, -1 - magnitude if rows == 1 else magnitude),
         _constants(metric, x),
         _programs(views[0]),
+        flips,
     )
 
 
@@ -458,7 +460,7 @@ def connection_cost_backward(
         return results
     views = [weight.detach()] if by_weight is None else [weight.detach(), by_weight]
     launch = _launch(0, views, 0, out_pos, in_pos, metric, table, 0)
-    if launch.sides[0] is not out_pos:
+    if launch.flipped:
         by_out, by_in = by_in, by_out
     with torch.cuda.device_of(weight):
         _differentiate(launch, grad, by_weight, by_out, by_in, float(distance_scale), float(base_length))
