@@ -595,43 +595,37 @@ def _describe_steps(memo, weights, grads, exp_avgs, exp_avg_sqs, steps, out_pos,
 
 def aot_cases() -> Iterator[tuple]:
     """What tests/gpu/aot.py compiles: every dtype, metrics of each kind, aligned matrices, others and single rows."""
-    yield add_up, (torch.float64, torch.float32, 4096), {"BLOCK": 1024}, 32
-    yield add_blocks, (torch.float32, torch.float32, torch.float32, 64, 4096, 2, 1, 1.0), {"BLOCK": 256}, 32
+    yield add_up, (torch.float64, torch.float32, 4096), {"BLOCK": 1024}, 40
+    yield add_blocks, (torch.float32, torch.float32, torch.float32, 64, 4096, 2, 1, 1.0), {"BLOCK": 256}, 40
     for dtype in (torch.float32, torch.float64):
         kind = tl.float64 if dtype == torch.float64 else tl.float32
-        yield count_steps, (torch.int64, torch.float64, 1e-3, -0.1, -0.1), {"T": kind, "num_warps": 1}, 64
+        yield count_steps, (torch.int64, torch.float64, 1e-3, -0.1, -0.1), {"T": kind, "num_warps": 1}, 40
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
-        wide = torch.float64 if dtype == torch.float64 else torch.float32
-        budget = 255 if wide == torch.float64 else 128
-        for metric, dim, cols in (
-            ("l1", 2, 4096),
-            ("l1", 1, 785),
-            ("poincare", 2, 4096),
-            ("linf", 8, 785),
-            (TABLE, 0, 785),
-        ):
-            sides = (torch.int64, torch.int64, wide) if metric == TABLE else (wide, wide, None)
-            strides = (1, 0, 1, 0, cols, 1) if metric == TABLE else (dim, 1, dim, 1, 0, 0)
-            code = TABLE_CODE if metric == TABLE else metric_row(metric).code
-            yield from _cases(dtype, wide, sides, (4096, cols), strides, {"METRIC": code, "DIM": dim}, budget)
-        yield from _cases(dtype, wide, (None,) * 3, (1, 4097), (0,) * 6, {"METRIC": None, "DIM": 0}, budget)
+        yield from _cases(dtype, "l1", 2, (4096, 4096))
+        yield from _cases(dtype, "l1", 2, (4096, 4096), cost_only=True, proximal=True)
+        yield from _cases(dtype, "poincare", 2, (4096, 785))
+        yield from _cases(dtype, None, 0, (1, 4097), proximal=True)
+    yield from _cases(torch.float32, "l1", 1, (785, 785))
+    yield from _cases(torch.float32, "linf", 8, (4096, 4096))
+    yield from _cases(torch.float32, TABLE, 0, (4096, 785))
 
 
-def _cases(dtype, wide, sides, shape, strides, metric, budget):
-    matrix, ends = (shape[1], 1), (0, 5)
-    partial, charge = torch.float64, (1e-3, 1.0, 1.0, 0.1)
-    for grad in (dtype, None):
-        yield penalty, (dtype, grad, *sides, partial, *shape, *matrix * 2, *strides, *ends, *charge), metric, budget
-    for proximal in (False, True):
-        constants = metric | {"CHARGED": True, "PROXIMAL": proximal}
-        integers, numbers = (*shape, *matrix * 4, *strides, *ends), (0.1,) * 7 + (1e-3, *charge)
-        yield adamw_step, (*(dtype,) * 4, partial, *sides, partial, *integers, *numbers), constants, budget
-    if metric["METRIC"] is not None:
-        sums = (wide, wide) if sides[2] is None else (None, None)
-        integers = (*shape, *matrix * 2, *strides, 0, metric["DIM"])
-        yield (
-            penalty_backward,
-            (wide, dtype, *sides, dtype, *sums, *integers, 1.0, 0.1),
-            metric | _POSITION_TILE,
-            budget,
-        )
+def _cases(dtype, metric, dim, shape, cost_only=False, proximal=False):
+    """One launch of each of the three large kernels, the last of them not for a single row."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    positions = torch.int64 if metric == TABLE else None if metric is None else wide
+    sides = (positions, positions, wide if metric == TABLE else None)
+    strides = (1, 0, 1, 0, shape[1], 1) if metric == TABLE else (dim, 1, dim, 1, 0, 0)
+    constants = {"METRIC": metric and (TABLE_CODE if metric == TABLE else metric_row(metric).code), "DIM": dim}
+    matrix, ends, charge = (shape[1], 1), (0, 5), (1e-3, 1.0, 1.0, 0.1)  # first, size; rise to base
+    budget = 255 if wide == torch.float64 else 128
+    arguments = (dtype, None if cost_only else dtype, *sides, torch.float64)
+    yield penalty, (*arguments, *shape, *matrix * 2, *strides, *ends, *charge), constants, budget
+    arguments = (*(dtype,) * 4, torch.float64, *sides, torch.float64)
+    numbers = (*(0.1,) * 7, 1e-3, *charge)
+    charged = constants | {"CHARGED": True, "PROXIMAL": proximal}
+    yield adamw_step, (*arguments, *shape, *matrix * 4, *strides, *ends, *numbers), charged, budget
+    if metric is not None and not cost_only:
+        sums = (None, None) if metric == TABLE else (wide, wide)
+        arguments = (wide, dtype, *sides, dtype, *sums, *shape, *matrix * 2, *strides, 0, dim, 1.0, 0.1)
+        yield penalty_backward, arguments, constants | _POSITION_TILE, budget
