@@ -603,7 +603,7 @@ def _cases(dtype, metric, dim, shape, cost_only=False, proximal=False):
     strides = (1, 0, 1, 0, shape[1], 1) if metric == TABLE else (dim, 1, dim, 1, 0, 0)
     constants = {"METRIC": metric and (TABLE_CODE if metric == TABLE else metric_row(metric).code), "DIM": dim}
     matrix, ends, charge = (shape[1], 1), (0, 5), (1e-3, 1.0, 1.0, 0.1)  # first, size; rise to base
-    budget = 255 if wide == torch.float64 else 128
+    budget = 255 if wide == torch.float64 else 168 if metric == "poincare" else 128
     arguments = (dtype, None if cost_only else dtype, *sides, torch.float64)
     yield penalty, (*arguments, *shape, *matrix * 2, *strides, *ends, *charge), constants, budget
     arguments = (*(dtype,) * 4, torch.float64, *sides, torch.float64)
