@@ -10,9 +10,21 @@ import torch
 
 try:
     import triton
+
+    from .triton_penalty import adamw, add_grad, connection_cost, connection_cost_backward, total_cost
 except ImportError as error:
     triton = None
     _import_error = str(error)
+
+__all__ = [
+    "adamw",
+    "add_grad",
+    "can_run",
+    "connection_cost",
+    "connection_cost_backward",
+    "details",
+    "total_cost",
+]
 
 
 def can_run(device: torch.device) -> tuple[bool, str]:
