@@ -8,11 +8,41 @@ import os
 
 import torch
 
+from .reference import assignment_bound, linear_assignment  # of CPU tensors only
+
 try:
     import triton
+
+    from .triton_placement import placement_cost, placement_cost_backward, placement_swaps
+    from .triton_search import (
+        best_swaps,
+        greedy_swaps,
+        quadratic_ended,
+        quadratic_memory,
+        quadratic_walks,
+        swap_deltas,
+        swap_deltas_backward,
+    )
 except ImportError as error:
     triton = None
     _import_error = str(error)
+
+__all__ = [
+    "assignment_bound",
+    "best_swaps",
+    "can_run",
+    "details",
+    "greedy_swaps",
+    "linear_assignment",
+    "placement_cost",
+    "placement_cost_backward",
+    "placement_swaps",
+    "quadratic_ended",
+    "quadratic_memory",
+    "quadratic_walks",
+    "swap_deltas",
+    "swap_deltas_backward",
+]
 
 
 def can_run(device: torch.device) -> tuple[bool, str]:
