@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..geometry import TABLE, TABLE_CODE, metric_row
 from .reference import require_finite, require_positions
-from .triton_metric import INTERPRETED, LINF, distances, factor, folded, gaps, scalar, sign, slope
+from .triton_metric import INTERPRETED, LINF, distances, factor, folded, gaps, narrowed, scalar, sign, slope
 from .triton_search import TILE, keep_best, no_swaps, strip_inputs, write_deltas
 from .walks import SEPARABLE, Peers, Walk, axes
 
@@ -31,22 +31,27 @@ _BORDERS_PART = 16  # borders take at most this part of the bytes of the weights
 _STRIPS_PART = 32  # and so do strips of C, or this much in small layers
 _LITTLE_MEMORY = 2 << 20
 _SUMMED = tl.constexpr(32)  # peers, or neurons, over which a product sums before it goes on in float64
+_POSITION_TILE = (64, 32)  # slots and peers, of the kernel that differentiates for both
 _FREELY_TUNED = 1 << 27  # elements up to which tuning may keep a copy of C
 
 
+def _config(out_tile: int, neuron_tile: int, warps: int) -> triton.Config:
+    return triton.Config({"OUT_TILE": out_tile, "NEURON_TILE": neuron_tile}, num_warps=warps)
+
+
 def _fitting(configs: list[triton.Config], arguments: dict, **_: object) -> list[triton.Config]:
+    """Those whose sums fit in registers; for a very large result no more than the first."""
+    if arguments["out"].dtype == torch.float64:
+        configs = [config for config in configs if config.kwargs["OUT_TILE"] == 32] or configs
     large = arguments["out_count"] * arguments["neuron_count"] >= _FREELY_TUNED
     return configs[:1] if large else configs
 
 
 def _tuned(key: list[str]):
     """Tiles of the result, (slots or peers, neurons); interpreted, one."""
-    configs = [((64, 64), 4), ((64, 64), 8), ((128, 64), 8), ((32, 64), 4)]
+    configs = [_config(64, 64, 4), _config(128, 64, 8), _config(32, 64, 4), _config(32, 32, 4)]
     return triton.autotune(
-        [
-            triton.Config({"OUT_TILE": out, "NEURON_TILE": neurons}, num_warps=warps)
-            for (out, neurons), warps in configs[: 1 if INTERPRETED else None]
-        ],
+        configs[:1] if INTERPRETED else configs,
         key=key,
         restore_value=["out"],
         prune_configs_by={"early_config_prune": _fitting},
@@ -88,7 +93,7 @@ def product_kernel(
     place = out + q[:, None] * out_row + i[None, :] * out_col
     if ACCUMULATE:
         total += tl.load(place, mask=inside, other=0).to(tl.float64)
-    tl.store(place, total.to(out.dtype.element_ty), mask=inside)
+    tl.store(place, narrowed(total.to(T), out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -159,9 +164,9 @@ def walk_kernel(
     result = tl.zeros((OUT_TILE, NEURON_TILE), tl.float64)
     if totals is not None:
         last = borders + tl.cast(segments, tl.int64) * border_row + i
-        for k in tl.static_range(MOMENTS):
-            of_slot = tl.load(totals + k * totals_row + p, mask=here, other=0)
-            result += of_slot[:, None] * tl.load(last + k * moment, mask=rows, other=0)[None, :]
+        for power in tl.static_range(MOMENTS):
+            of_slot = tl.load(totals + power * totals_row + p, mask=here, other=0)
+            result += of_slot[:, None] * tl.load(last + power * moment, mask=rows, other=0)[None, :]
     if WALKED:
         t = tl.load(u + p, mask=here, other=0)
         count = tl.load(counts + p, mask=here, other=0)
@@ -410,14 +415,24 @@ def placement_cost_backward(
 def _position_gradients(grad: Tensor, slots: Tensor, part: _Part, constants: dict[str, int]) -> tuple[Tensor, Tensor]:
     """In float64: what every tile adds, and then the sum over tiles."""
     (n, m), dim = part.weight.shape, slots.shape[1]
-    tiles = (triton.cdiv(n, 64), triton.cdiv(m, 64))
+    tiles = tuple(triton.cdiv(size, tile) for size, tile in zip((n, m), _POSITION_TILE, strict=True))
     by_slots, by_peers = (
         torch.empty(count, dim, size, dtype=torch.float64, device=grad.device)
         for count, size in zip(tiles[::-1], (n, m), strict=True)
     )
     if n and m:
         inputs = (*_matrix(grad), *_matrix(part.weight), *_matrix(slots), *_matrix(part.peers))
-        position_kernel[tiles](*inputs, by_slots, by_peers, n, m, **constants, SLOT_TILE=64, PEER_TILE=64, num_warps=8)
+        position_kernel[tiles](
+            *inputs,
+            by_slots,
+            by_peers,
+            n,
+            m,
+            **constants,
+            SLOT_TILE=_POSITION_TILE[0],
+            PEER_TILE=_POSITION_TILE[1],
+            num_warps=8,
+        )
     return tuple(part.coefficient * x.sum(0).T for x in (by_slots, by_peers))
 
 
@@ -501,3 +516,48 @@ class _Pairs:
         pairs.masked_fill_(new[:, None] == 0, 0)
         both, order = torch.cat([self.best, new]).sort(stable=True)
         self.best, self.partner = both[:k], torch.cat([self.partner, pairs])[order[:k]]
+
+
+def aot_cases():
+    """Launches that tests/gpu/aot.py compiles."""
+    f4, f8, i4 = torch.float32, torch.float64, torch.int32
+    for dtype in (f4, torch.bfloat16, torch.float16, f8):
+        wide = f8 if dtype == f8 else f4
+        positions = (wide, 2, 1, wide, 2, 1, None, 0, 0)
+        counts = (4096, 4096, 4096)
+        for metric in ("l2", "linf", "poincare"):
+            constants = {"METRIC": metric_row(metric).code, "DIM": 2}
+            yield (
+                product_kernel,
+                (dtype, 4096, 1, *positions, None, 0, 0, wide, 4096, 1, *counts, 1.0),
+                constants | {"ACCUMULATE": True},
+                255,
+            )
+            tiles = {"SLOT_TILE": _POSITION_TILE[0], "PEER_TILE": _POSITION_TILE[1], "num_warps": 8}
+            yield (
+                position_kernel,
+                (wide, 1, 4096, dtype, 4096, 1, wide, 2, 1, wide, 2, 1, f8, f8, 4096, 4096),
+                constants | tiles,
+                255,
+            )
+        constants = {"METRIC": metric_row("l1").code, "DIM": 2, "ACCUMULATE": False}
+        yield (
+            product_kernel,
+            (wide, 4096, 1, *positions, dtype, 4096, 1, dtype, 1, 4096, *counts, 1.0),
+            constants,
+            255,
+        )
+        yield (
+            segment_sums_kernel,
+            (dtype, 4096, 1, i4, f8, f8, 4096, 4096, 128, 32),
+            {"MOMENTS": 2, "TILE": 64},
+            168,
+        )
+        for walked, moments, totals in ((True, 2, f8), (True, 2, None), (False, 3, f8)):
+            yield (
+                walk_kernel,
+                (dtype, 4096, 1, i4, f8, f8, 4096, i4, f8, i4, totals, 4096, wide, 4096, 1, *counts, 128, 32, 1.0, 2.0),
+                {"WALKED": walked, "MOMENTS": moments, "ACCUMULATE": True},
+                255,
+            )
+    yield borders_kernel, (f8, 4096, 32), {"CHUNK": 16, "TILE": 64}, 128

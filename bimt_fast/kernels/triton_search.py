@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import reference
 from .reference import require_finite
-from .triton_metric import scalar
+from .triton_metric import inlined, scalar
 
 TILE = 64  # neurons along each side of a tile of pairs
 _VISIT = 1024  # partners that a program of greedy_swaps looks at together
@@ -23,7 +23,7 @@ _WALK_TILE = 32
 _WALK_BYTES = 1 << 28  # of the matrices of all walks that are under way
 
 
-@triton.jit
+@inlined
 def _swap_form(there, there_row, there_col, back, back_row, back_col, own, r, s, r_place, s_place, rows, cols):
     """(X_rs + X_sr) - (X_rr + X_ss) of a tile of pairs, X_rs read from one matrix and X_sr from another."""
     inside = rows[:, None] & cols[None, :]
@@ -33,12 +33,12 @@ def _swap_form(there, there_row, there_col, back, back_row, back_col, own, r, s,
     return (x + y) - (of_r[:, None] + of_s[None, :])
 
 
-@triton.jit
+@inlined
 def _places(assignment, r, inside):
     return tl.load(assignment + r, mask=inside, other=0) if assignment is not None else r
 
 
-@triton.jit
+@inlined
 def _tile_of_deltas(
     there, there_row, there_col, back, back_row, back_col, own,
     assignment, flow, flow_row, flow_col, flow_own, distance, distance_row, distance_col, distance_own,
@@ -215,7 +215,7 @@ def greedy_kernel(
     tl.store(swaps, taken)
 
 
-@triton.jit
+@inlined
 def _mixed(random):
     """The output of SplitMix64 (Steele, Lea and Flood 2014)."""
     z = (random ^ (random >> 30)) * 0xBF58476D1CE4E5B9
@@ -223,21 +223,21 @@ def _mixed(random):
     return z ^ (z >> 31)
 
 
-@triton.jit
+@inlined
 def _tenure(random, n):
     """From 2 on, mostly short: n on average, and up to 4 n."""
     part = random.to(tl.float64) * (1.0 / 16777216)
     return 2 + (part * part * part * (4 * n)).to(tl.int64)
 
 
-@triton.jit
+@inlined
 def _least(delta, rank):
     """The least of a tile and the lowest rank that has it."""
     least = tl.min(tl.min(delta, 1), 0)
     return least, tl.min(tl.min(tl.where(delta == least, rank, 0x7FFFFFFFFFFFFFFF), 1), 0)
 
 
-@triton.jit
+@inlined
 def _walk_pairs(
     flow, distance, placement, until, slot, offset, iteration, n, SYMMETRIC: tl.constexpr, TILE: tl.constexpr
 ):
@@ -278,12 +278,12 @@ def _walk_pairs(
     return change, rank, free_change, free_rank
 
 
-@triton.jit
+@inlined
 def _difference(x, y, inside):
     return tl.load(x, mask=inside, other=0).to(tl.float64) - tl.load(y, mask=inside, other=0).to(tl.float64)
 
 
-@triton.jit
+@inlined
 def _walk_update(flow, distance, placement, u, v, p, q, n, SYMMETRIC: tl.constexpr, TILE: tl.constexpr):
     """What neurons u and v at p and q, who trade places, change in the placement costs of all others: rank two."""
     for i in range(0, n, TILE):
@@ -368,6 +368,12 @@ def _pair_inputs(cost: Tensor, assignment: Tensor | None, flow: Tensor | None, d
     return (*terms, *_matrix(flow), flow.diagonal().contiguous(), *_matrix(distance), distance[places, places])
 
 
+def _warps(inputs: tuple) -> int:
+    """So many that a thread holds its part of a tile of all matrices in registers."""
+    cost, flow = inputs[0], inputs[8]
+    return 8 if flow is None and cost.dtype == torch.float32 else 16
+
+
 def strip_inputs(there: Tensor, back: Tensor, own: Tensor) -> tuple:
     """The same for a strip: there[r, s] is the cost of its neuron r at s, back[s, r] that of s in its slot r."""
     return (*_matrix(there), *_matrix(back), own, None, *_matrix(None), None, *_matrix(None), None)
@@ -391,7 +397,9 @@ def write_deltas(inputs: tuple, delta: Tensor, mirror: bool) -> None:
     """Fills (rows, cols) deltas of a strip, on and above the diagonal tiles; with mirror, the others too."""
     grid = tuple(triton.cdiv(size, TILE) for size in delta.shape)
     with torch.cuda.device_of(delta):
-        deltas_kernel[grid](*inputs, delta, delta.stride(0), *delta.shape, MIRROR=mirror, TILE=TILE, num_warps=8)
+        deltas_kernel[grid](
+            *inputs, delta, delta.stride(0), *delta.shape, MIRROR=mirror, TILE=TILE, num_warps=_warps(inputs)
+        )
 
 
 def swap_deltas_backward(
@@ -423,7 +431,8 @@ def _form_backward(
     if n:
         with torch.cuda.device_of(grad):
             inputs = (*_matrix(grad), *_matrix(factor), own, gathered)
-            form_backward_kernel[(tiles, tiles)](*inputs, out, row_at, col_at, sums, n, TILE=TILE, num_warps=8)
+            warps = 16 if grad.dtype == torch.float64 else 8
+            form_backward_kernel[(tiles, tiles)](*inputs, out, row_at, col_at, sums, n, TILE=TILE, num_warps=warps)
             diagonal_backward_kernel[(tiles,)](out, row_at, col_at, sums, n, TILE=TILE)
     return out
 
@@ -455,7 +464,7 @@ def keep_best(inputs: tuple, best: Tensor, partner: Tensor, first: int, rows: in
     shapes = ((col_tiles, rows), (row_tiles, cols))
     found = [torch.empty(shape, dtype=d, device=best.device) for shape in shapes for d in (best.dtype, torch.int32)]
     with torch.cuda.device_of(best):
-        best_kernel[(row_tiles, col_tiles)](*inputs, *found, rows, cols, TILE=TILE, num_warps=8)
+        best_kernel[(row_tiles, col_tiles)](*inputs, *found, rows, cols, TILE=TILE, num_warps=_warps(inputs))
         keep_best_kernel[(col_tiles,)](best[first:], partner[first:], *found, first, rows, cols, TILE=TILE)
 
 
@@ -538,5 +547,34 @@ def _walk_some(flow, distance, linear, found, seeds, limits, costs, done, tabu, 
     with torch.cuda.device_of(flow):
         walk_kernel[(walks,)](
             flow, distance, placement, until, slots, found, seeds, limits, costs, done, n, float(least),
-            TABU=tabu, SYMMETRIC=symmetric, TILE=tile,
+            TABU=tabu, SYMMETRIC=symmetric, TILE=tile, num_warps=8,
         )  # fmt: skip
+
+
+def aot_cases():
+    """Launches that tests/gpu/aot.py compiles."""
+    i8, n = torch.int64, 4096
+    for dtype in (torch.float32, torch.float64):
+        matrix = (dtype, n, 1)
+        plain = (dtype, 1, n, dtype, 1, n, dtype, None, None, 0, 0, None, None, 0, 0, None)
+        recurrent = (dtype, n, 1, dtype, n, 1, dtype, i8, *matrix, dtype, *matrix, dtype)
+        found = (dtype, torch.int32, dtype, torch.int32)
+        for inputs in (plain, recurrent):
+            tiles = {"TILE": TILE, "num_warps": 8 if inputs is plain and dtype == torch.float32 else 16}
+            yield best_kernel, (*inputs, *found, n, n), tiles, 128
+            yield deltas_kernel, (*inputs, dtype, n, n, n), tiles | {"MIRROR": True}, 128
+        yield keep_best_kernel, (dtype, i8, *found, 0, n, n), {"TILE": TILE}, 64
+        tiles = {"TILE": TILE, "num_warps": 16 if dtype == torch.float64 else 8}
+        yield form_backward_kernel, (*matrix, *matrix, dtype, i8, dtype, i8, i8, torch.float64, n), tiles, 128
+        yield diagonal_backward_kernel, (dtype, i8, i8, torch.float64, n), {"TILE": TILE}, 64
+        yield greedy_kernel, (*matrix, dtype, i8, 1, i8, 1, n, torch.int32, n), {"BLOCK": _VISIT, "num_warps": 8}, 96
+    for dtype in (torch.int32, torch.float64):
+        for tabu in (True, False):
+            results = (i8, i8, i8, i8, torch.float64, i8)
+            arguments = (dtype, dtype, torch.float64, i8 if tabu else None, *results, 100, 0.5)
+            yield (
+                walk_kernel,
+                arguments,
+                {"TABU": tabu, "SYMMETRIC": not tabu, "TILE": _WALK_TILE, "num_warps": 8},
+                255,
+            )
