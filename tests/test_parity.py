@@ -91,7 +91,8 @@ def every_case():
 
 @pytest.mark.parametrize("op, metric, dtype, n, backend", every_case(), indirect=["backend"])
 def test_op(op, metric, dtype, n, backend):
-    for name, arguments, expected in samples_and_expected(op, dtype, metric, n):
+    samples = samples_and_expected(op, dtype, metric, n)
+    for name, arguments, expected in inputs.met_by(backend, samples, op, dtype, metric, n):
         results = inputs.call(op, arguments)
         if op == "connection_cost_backward":  # what was not asked for is empty, whatever it holds
             needed = [k for k in range(3) if arguments[7][k]]

@@ -13,6 +13,7 @@ from .reference import assignment_bound, linear_assignment  # of CPU tensors onl
 try:
     import triton
 
+    from .triton_penalty import adamw, add_grad, connection_cost, connection_cost_backward, total_cost
     from .triton_placement import placement_cost, placement_cost_backward, placement_swaps
     from .triton_search import (
         best_swaps,
@@ -28,9 +29,13 @@ except ImportError as error:
     _import_error = str(error)
 
 __all__ = [
+    "adamw",
+    "add_grad",
     "assignment_bound",
     "best_swaps",
     "can_run",
+    "connection_cost",
+    "connection_cost_backward",
     "details",
     "greedy_swaps",
     "linear_assignment",
@@ -42,6 +47,7 @@ __all__ = [
     "quadratic_walks",
     "swap_deltas",
     "swap_deltas_backward",
+    "total_cost",
 ]
 
 

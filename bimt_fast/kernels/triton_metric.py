@@ -6,6 +6,8 @@ come from `folded` and `distances`, which loads coordinates itself. Everything i
 weights, float64 or float32; 16-bit numbers are widened right after they are loaded.
 """
 
+# ruff: noqa: SIM109 - Triton does not compile "in"
+
 import os
 
 import triton
@@ -14,39 +16,54 @@ import triton.language as tl
 from ..geometry import METRICS, TABLE_CODE
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+_ROUNDS_ITSELF = tl.constexpr(not INTERPRETED)
 L1, L2, SQL2, LINF, TORUS_L1, TORUS_L2, POINCARE = (tl.constexpr(row.code) for row in METRICS.values())
 TABLE = tl.constexpr(TABLE_CODE)
 
 
-@triton.jit
+def inlined(function):
+    """@triton.jit for what kernels call; interpreted it spares every call the preparations that a launch has made."""
+    compiled = triton.jit(function)
+    if not hasattr(compiled, "rewrite"):
+        return compiled
+    return lambda *arguments: compiled.rewrite()(*arguments)
+
+
+@inlined
 def scalar(value, T: tl.constexpr):
     """A float64 argument of a kernel in the dtype T; annotated tl.float64 it came with all its bits."""
     return tl.full((), value, tl.float64).to(T)
 
 
-@triton.jit
+@inlined
+def narrowed(x, dtype: tl.constexpr):
+    """In the dtype of memory, rounded to nearest, which the interpreter leaves out for bfloat16."""
+    if dtype == tl.bfloat16 and not _ROUNDS_ITSELF:
+        bits = x.to(tl.int32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
+        x = tl.where(x == x, bits.to(tl.float32, bitcast=True), x)
+    return x.to(dtype)
+
+
+@inlined
 def square_root(x):
     """Rounded correctly, also where float32 is subnormal, which tl.sqrt takes for 0."""
-    if x.dtype == tl.float32:
-        root = tl.sqrt_rn(x)
-    else:
-        root = tl.sqrt(x)
-    return root
+    return tl.sqrt_rn(x) if x.dtype == tl.float32 else tl.sqrt(x)
 
 
-@triton.jit
+@inlined
 def sign(x):
     return (x > 0).to(x.dtype) - (x < 0).to(x.dtype)
 
 
-@triton.jit
+@inlined
 def around(offset):
     """From -1/2 to 1/2: the shortest way round a circle of length 1."""
     whole = tl.floor(offset)
     return offset - (whole + (offset - whole > 0.5).to(offset.dtype))
 
 
-@triton.jit
+@inlined
 def log_one_plus(x):
     """log(1 + x) for x >= 0, as in csrc/metric.h: 1 + x = 2^e m, the series of log m, and what rounding 1 + x lost."""
     u = x + 1
@@ -67,7 +84,7 @@ def log_one_plus(x):
     return e.to(x.dtype) * 0.693147180559945309417 + (2 * (s + s * series) + lost / u)
 
 
-@triton.jit
+@inlined
 def extended(total, x, y, METRIC: tl.constexpr):
     """What is folded, with one more pair of coordinates."""
     offset = x - y
@@ -82,7 +99,7 @@ def extended(total, x, y, METRIC: tl.constexpr):
     return total
 
 
-@triton.jit
+@inlined
 def finished(total, x_gap, y_gap, METRIC: tl.constexpr):
     """The distance; for poincare 2 asinh sqrt(z), in the form that holds its precision at 0."""
     if METRIC == L2 or METRIC == TORUS_L2:
@@ -93,7 +110,7 @@ def finished(total, x_gap, y_gap, METRIC: tl.constexpr):
     return total
 
 
-@triton.jit
+@inlined
 def factor(total, x_gap, y_gap, ties, METRIC: tl.constexpr):
     """What the slopes of a pair have in common; ties is the number of coordinates that attain the largest offset."""
     apart = total > 0
@@ -109,7 +126,7 @@ def factor(total, x_gap, y_gap, ties, METRIC: tl.constexpr):
     return common
 
 
-@triton.jit
+@inlined
 def slope(x, y, common, total, x_gap, METRIC: tl.constexpr):
     """The derivative of the distance for the coordinate x of the first point; 0 at its kinks."""
     offset = x - y
@@ -129,17 +146,17 @@ def slope(x, y, common, total, x_gap, METRIC: tl.constexpr):
     return derivative
 
 
-@triton.jit
+@inlined
 def gap(x, rows, count, stride, axis, DIM: tl.constexpr, T: tl.constexpr):
     """1 - |x|^2 of the points in these rows, computed in float64: near the edge of the ball all digits cancel."""
-    square = tl.zeros(rows.shape, tl.float64)
+    square = tl.full(rows.shape, 0, tl.float64)
     for d in range(DIM):
         coordinate = tl.load(x + rows * stride + d * axis, mask=rows < count, other=0.0).to(tl.float64)
         square += coordinate * coordinate
     return (1 - square).to(T)
 
 
-@triton.jit
+@inlined
 def gaps(
     x, rows, x_count, x_stride, x_axis, y, cols, y_count, y_stride, y_axis,
     METRIC: tl.constexpr, DIM: tl.constexpr, T: tl.constexpr,
@@ -154,13 +171,13 @@ def gaps(
     return x_gap, y_gap
 
 
-@triton.jit
+@inlined
 def folded(
     x, rows, x_count, x_stride, x_axis, y, cols, y_count, y_stride, y_axis,
     METRIC: tl.constexpr, DIM: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
-    """(rows, cols) of what every pair folds to; rows and cols are int64 indices, those beyond the counts are not read."""
-    total = tl.zeros((rows.shape[0], cols.shape[0]), T)
+    """(rows, cols) of what every pair folds to, by int64 indices; those beyond the counts are not read."""
+    total = tl.full((rows.shape[0], cols.shape[0]), 0, T)
     for d in range(DIM):
         a = tl.load(x + rows * x_stride + d * x_axis, mask=rows < x_count, other=0.0)
         b = tl.load(y + cols * y_stride + d * y_axis, mask=cols < y_count, other=0.0)
@@ -168,7 +185,7 @@ def folded(
     return total
 
 
-@triton.jit
+@inlined
 def distances(
     x, rows, x_count, x_stride, x_axis, y, cols, y_count, y_stride, y_axis, table, table_row, table_col,
     METRIC: tl.constexpr, DIM: tl.constexpr, T: tl.constexpr,

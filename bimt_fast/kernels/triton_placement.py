@@ -41,7 +41,8 @@ def _config(out_tile: int, neuron_tile: int, warps: int) -> triton.Config:
 
 def _fitting(configs: list[triton.Config], arguments: dict, **_: object) -> list[triton.Config]:
     """Those whose sums fit in registers; for a very large result no more than the first."""
-    if arguments["out"].dtype == torch.float64:
+    out = arguments["out"]
+    if getattr(out, "dtype", out) == torch.float64:  # ahead of time a dtype stands for a tensor
         configs = [config for config in configs if config.kwargs["OUT_TILE"] == 32] or configs
     large = arguments["out_count"] * arguments["neuron_count"] >= _FREELY_TUNED
     return configs[:1] if large else configs
