@@ -8,10 +8,22 @@ import os
 
 import torch
 
+from .reference import assignment_bound, linear_assignment  # of CPU tensors only
+
 try:
     import triton
 
     from .triton_penalty import adamw, add_grad, connection_cost, connection_cost_backward, total_cost
+    from .triton_placement import placement_cost, placement_cost_backward, placement_swaps
+    from .triton_search import (
+        best_swaps,
+        greedy_swaps,
+        quadratic_ended,
+        quadratic_memory,
+        quadratic_walks,
+        swap_deltas,
+        swap_deltas_backward,
+    )
 except ImportError as error:
     triton = None
     _import_error = str(error)
@@ -19,10 +31,22 @@ except ImportError as error:
 __all__ = [
     "adamw",
     "add_grad",
+    "assignment_bound",
+    "best_swaps",
     "can_run",
     "connection_cost",
     "connection_cost_backward",
     "details",
+    "greedy_swaps",
+    "linear_assignment",
+    "placement_cost",
+    "placement_cost_backward",
+    "placement_swaps",
+    "quadratic_ended",
+    "quadratic_memory",
+    "quadratic_walks",
+    "swap_deltas",
+    "swap_deltas_backward",
     "total_cost",
 ]
 
