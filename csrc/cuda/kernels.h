@@ -80,5 +80,72 @@ struct PositionGradientArgs {
 template <class S>
 void position_gradient(const Queue& queue, const PositionGradientArgs<S>& args);
 
+// Whether a number is neither NaN nor infinite.
+template <class T>
+BIMT_HD bool is_finite(T x) {
+  return x - x == 0;
+}
+
+// A matrix read at [row_order[i], col_order[j]]; without an order at [i, j].
+template <class T>
+struct Ordered {
+  Matrix<const T> matrix;
+  const int64_t *row_order, *col_order;
+
+  BIMT_HD const T& at(int64_t i, int64_t j) const {
+    return matrix.at(row_order ? row_order[i] : i, col_order ? col_order[j] : j);
+  }
+};
+
+// X[i, j] in `forward` and X[j, i] in `backward`, for rows i and columns j that begin with the same neuron.
+template <class T>
+struct Both {
+  Ordered<T> forward, backward;
+  const T* diagonal;  // X[j, j] for every column; null: read in `forward`
+
+  BIMT_HD T at_home(int64_t j) const { return diagonal ? diagonal[j] : forward.at(j, j); }
+};
+
+template <class T>
+struct SwapArgs {
+  int64_t rows, cols;           // cols >= rows; equal where all neurons are searched at once
+  Both<T> cost, flow, distance;  // flow and distance have null data in groups that are not recurrent
+  int* not_finite;              // set to 1 where a delta is NaN or infinite
+};
+
+// deltas[i, j] = deltas[j, i] for all pairs where rows == cols; else deltas[i, j] where j > i, and nothing else.
+template <class T>
+void swap_deltas(const Queue& queue, const SwapArgs<T>& args, const Matrix<T>& deltas);
+
+// How many numbers for each column best_swaps and swap_gradient keep in their workspace.
+int64_t swap_parts(int64_t rows, int64_t cols);
+
+template <class T>
+struct BestSwapArgs {
+  SwapArgs<T> swaps;
+  int64_t first;          // the neuron that row 0 and column 0 are
+  const int64_t* neuron;  // or the neurons that they all are; null: first, first + 1, ...
+  uint64_t* workspace;    // (swap_parts, cols) of 8 bytes for float, 16 for double
+  T* delta;               // by neuron: the best so far, 0 where there is none, which is then kept or improved upon
+  int64_t* partner;       // by neuron, itself where delta is 0; the lowest index of equally good ones
+};
+
+template <class T>
+void best_swaps(const Queue& queue, const BestSwapArgs<T>& args);
+
+// With H = G + G^T: gradient[row_order[i], col_order[j]] = H[i, j], times the swap form of `other` where given, and on
+// the diagonal minus the sum of the rest of the row. All square.
+template <class T>
+struct SwapGradientArgs {
+  Matrix<const T> grad;
+  Ordered<T> other;
+  double* workspace;  // (swap_parts, n)
+  Matrix<T> gradient;
+  const int64_t *row_order, *col_order;
+};
+
+template <class T>
+void swap_gradient(const Queue& queue, const SwapGradientArgs<T>& args);
+
 }  // namespace gpu
 }  // namespace bimt
