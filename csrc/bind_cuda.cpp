@@ -126,6 +126,69 @@ void bind_position_gradient(const py::tuple& queue, int dtype, const py::tuple& 
   });
 }
 
+template <class T>
+Ordered<T> ordered_of(Fields& fields) {
+  Ordered<T> ordered;
+  ordered.matrix = fields.matrix<const T>();
+  ordered.row_order = fields.address<const int64_t>();
+  ordered.col_order = fields.address<const int64_t>();
+  return ordered;
+}
+
+// descriptions: for every matrix a tuple, both its orientations, each with its orders, and its diagonal.
+template <class T>
+SwapArgs<T> swaps_of(int64_t rows, int64_t cols, const py::list& descriptions, intptr_t not_finite) {
+  SwapArgs<T> args = {};
+  args.rows = rows;
+  args.cols = cols;
+  if (descriptions.size() != 1 && descriptions.size() != 3) throw py::value_error("a swap has 1 matrix or 3");
+  for (py::handle description : descriptions) {
+    Fields fields(description);
+    Both<T>& both = args.matrices[args.count++];
+    both.forward = ordered_of<T>(fields);
+    both.backward = ordered_of<T>(fields);
+    both.diagonal = fields.address<const T>();
+  }
+  args.not_finite = pointer<int>(not_finite);
+  return args;
+}
+
+void bind_swap_deltas(const py::tuple& queue, int dtype, int64_t rows, int64_t cols, const py::list& matrices,
+                      intptr_t not_finite, const py::tuple& deltas) {
+  with_dtype(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    swap_deltas(queue_of(queue), swaps_of<T>(rows, cols, matrices, not_finite), Fields(deltas).matrix<T>());
+  });
+}
+
+void bind_best_swaps(const py::tuple& queue, int dtype, int64_t rows, int64_t cols, const py::list& matrices,
+                     intptr_t not_finite, int64_t first, intptr_t neuron, intptr_t workspace, intptr_t delta,
+                     intptr_t partner) {
+  with_dtype(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const BestSwapArgs<T> args = {swaps_of<T>(rows, cols, matrices, not_finite),
+                                  first,
+                                  pointer<const int64_t>(neuron),
+                                  pointer<uint64_t>(workspace),
+                                  pointer<T>(delta),
+                                  pointer<int64_t>(partner)};
+    best_swaps(queue_of(queue), args);
+  });
+}
+
+// other: a matrix and its orders, or nothing.
+void bind_swap_gradient(const py::tuple& queue, int dtype, const py::tuple& grad, const py::tuple& other,
+                        intptr_t workspace, const py::tuple& gradient, intptr_t row_order, intptr_t col_order) {
+  with_dtype(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    Fields fields(other);
+    const SwapGradientArgs<T> args = {Fields(grad).matrix<const T>(), ordered_of<T>(fields),
+                                      pointer<double>(workspace),     Fields(gradient).matrix<T>(),
+                                      pointer<const int64_t>(row_order), pointer<const int64_t>(col_order)};
+    swap_gradient(queue_of(queue), args);
+  });
+}
+
 }  // namespace
 }  // namespace gpu
 }  // namespace bimt
@@ -138,4 +201,8 @@ PYBIND11_MODULE(BIMT_MODULE, module) {
   module.def("penalty", &bind_penalty);
   module.def("adamw", &bind_adamw);
   module.def("position_gradient", &bind_position_gradient);
+  module.def("swap_deltas", &bind_swap_deltas);
+  module.def("swap_parts", &swap_parts);
+  module.def("best_swaps", &bind_best_swaps);
+  module.def("swap_gradient", &bind_swap_gradient);
 }

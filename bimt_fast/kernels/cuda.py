@@ -7,14 +7,18 @@ import torch
 
 from . import cuda_native
 from .cuda_penalty import adamw, add_grad, connection_cost, connection_cost_backward, total_cost
+from .cuda_swaps import best_swaps, swap_deltas, swap_deltas_backward
 
 __all__ = [
     "adamw",
     "add_grad",
+    "best_swaps",
     "can_run",
     "connection_cost",
     "connection_cost_backward",
     "details",
+    "swap_deltas",
+    "swap_deltas_backward",
     "total_cost",
 ]
 

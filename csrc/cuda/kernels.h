@@ -108,9 +108,10 @@ struct Both {
 
 template <class T>
 struct SwapArgs {
-  int64_t rows, cols;           // cols >= rows; equal where all neurons are searched at once
-  Both<T> cost, flow, distance;  // flow and distance have null data in groups that are not recurrent
-  int* not_finite;              // set to 1 where a delta is NaN or infinite
+  int64_t rows, cols;  // cols >= rows; equal where all neurons are searched at once
+  Both<T> matrices[3];  // cost, flow and distance
+  int count;            // 1 in groups that are not recurrent, else 3
+  int* not_finite;      // set to 1 where a delta is NaN or infinite
 };
 
 // deltas[i, j] = deltas[j, i] for all pairs where rows == cols; else deltas[i, j] where j > i, and nothing else.

@@ -83,16 +83,19 @@ __device__ __forceinline__ void swap_form(const Both<T>& x, const Layout& layout
   }
 }
 
-template <bool Recurrent, class T>
+// [C] + [F] * [D], where [X] is the swap form.
+template <class T>
 __device__ __forceinline__ void tile_deltas(const SwapArgs<T>& args, const Layout& layout, int64_t row, int64_t col,
                                             Staged<T> (&staged)[2], T (&delta)[kRows]) {
-  swap_form(args.cost, layout, row, col, staged, delta);
-  if (Recurrent) {
-    T flow[kRows], distance[kRows];
-    swap_form(args.flow, layout, row, col, staged, flow);
-    swap_form(args.distance, layout, row, col, staged, distance);
+  T form[kRows], flow[kRows];
+#pragma unroll 1
+  for (int which = 0; which < args.count; ++which) {
+    swap_form(args.matrices[which], layout, row, col, staged, form);
 #pragma unroll
-    for (int k = 0; k < kRows; ++k) delta[k] += flow[k] * distance[k];
+    for (int k = 0; k < kRows; ++k) {
+      delta[k] = which == 0 ? form[k] : which == 1 ? delta[k] : delta[k] + flow[k] * form[k];
+      flow[k] = form[k];
+    }
   }
   bool finite = true;
 #pragma unroll
@@ -104,7 +107,7 @@ __device__ __forceinline__ void tile_deltas(const SwapArgs<T>& args, const Layou
 }
 
 // Bytes: n^2 numbers of each matrix read, n^2 written. Flops: 3 n^2 / 2, with flow and distance 11 n^2 / 2.
-template <class T, bool Recurrent>
+template <class T>
 __global__ void __launch_bounds__(kThreads)
     deltas_kernel(const __grid_constant__ SwapArgs<T> args, const Matrix<T> deltas) {
   SHARED(Staged<T>, staged, [2]);
@@ -115,7 +118,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t other = first; other < first + kSpan && other < layout.col_tiles(); ++other) {
     const int64_t col = other * kTile;
     T delta[kRows];
-    tile_deltas<Recurrent>(args, layout, row, col, staged, delta);
+    tile_deltas(args, layout, row, col, staged, delta);
     __syncthreads();
 #pragma unroll
     for (int k = 0; k < kRows; ++k) {
@@ -189,7 +192,7 @@ __device__ __forceinline__ int64_t neuron_of(const BestSwapArgs<T>& args, int64_
 }
 
 // Bytes: n^2 numbers of each matrix, and about n^2 / 8 written (float) for the second kernel. Flops: as deltas_kernel.
-template <class T, bool Recurrent>
+template <class T>
 __global__ void __launch_bounds__(kThreads) best_kernel(const __grid_constant__ BestSwapArgs<T> args) {
   SHARED(Staged<T>, staged, [2]);
   SHARED(Best<T>, of_warps, [kWarps][kTile]);
@@ -204,7 +207,7 @@ __global__ void __launch_bounds__(kThreads) best_kernel(const __grid_constant__ 
   for (int64_t other = first; other < first + kSpan && other < layout.col_tiles(); ++other) {
     const int64_t col = other * kTile, j = col + lane();
     T delta[kRows];
-    tile_deltas<Recurrent>(args.swaps, layout, row, col, staged, delta);
+    tile_deltas(args.swaps, layout, row, col, staged, delta);
     const int64_t column_neuron = j < cols ? neuron_of(args, j) : 0;
     Best<T> of_column = Best<T>::none();
 #pragma unroll
@@ -262,7 +265,7 @@ __global__ void __launch_bounds__(kThreads) best_of_parts(const __grid_constant_
 
 // Bytes: n^2 numbers of grad and other read, n^2 written. Flops: 3 n^2 / 2, with other 3 n^2.
 template <class T>
-__global__ void __launch_bounds__(kThreads) gradient_kernel(const __grid_constant__ SwapGradientArgs<T> args) {
+__global__ void __launch_bounds__(kThreads, 3) gradient_kernel(const __grid_constant__ SwapGradientArgs<T> args) {
   SHARED(Staged<T>, staged, [2]);
   SHARED(double, of_warps, [kWarps][kTile]);
   const int64_t n = args.grad.rows;
@@ -345,11 +348,7 @@ void swap_deltas(const Queue& queue, const SwapArgs<T>& args, const Matrix<T>& d
   if (args.rows == 0) return;
   const OnDevice device(queue);
   const Layout layout = {args.rows, args.cols};
-  if (args.flow.forward.matrix.data != nullptr) {
-    LAUNCH((deltas_kernel<T, true>), layout.grid(), kThreads, device.stream, args, deltas);
-  } else {
-    LAUNCH((deltas_kernel<T, false>), layout.grid(), kThreads, device.stream, args, deltas);
-  }
+  LAUNCH(deltas_kernel<T>, layout.grid(), kThreads, device.stream, args, deltas);
   device.check_launch();
 }
 
@@ -358,11 +357,7 @@ void best_swaps(const Queue& queue, const BestSwapArgs<T>& args) {
   if (args.swaps.rows == 0) return;
   const OnDevice device(queue);
   const Layout layout = {args.swaps.rows, args.swaps.cols};
-  if (args.swaps.flow.forward.matrix.data != nullptr) {
-    LAUNCH((best_kernel<T, true>), layout.grid(), kThreads, device.stream, args);
-  } else {
-    LAUNCH((best_kernel<T, false>), layout.grid(), kThreads, device.stream, args);
-  }
+  LAUNCH(best_kernel<T>, layout.grid(), kThreads, device.stream, args);
   device.check_launch();
   LAUNCH(best_of_parts<T>, unsigned(layout.col_tiles()), kThreads, device.stream, args);
   device.check_launch();
