@@ -189,6 +189,82 @@ void bind_swap_gradient(const py::tuple& queue, int dtype, const py::tuple& grad
   });
 }
 
+// matrix, address of the inner points, coefficient, whether a table is read by them
+template <class S>
+ProductPart<S> product_part_of(Fields& fields) {
+  ProductPart<S> part;
+  part.matrix = fields.matrix<const S>();
+  part.inner = fields.address<const Compute<S>>();
+  part.coefficient = fields.real();
+  part.table_by_inner = fields.integer() != 0;
+  return part;
+}
+
+// points: a contiguous matrix
+template <class T>
+ProductPoints<T> product_points_of(const py::tuple& points, int metric, const py::tuple& table) {
+  check_metric(metric);
+  const Matrix<const T> positions = Fields(points).matrix<const T>();
+  return {positions.data, positions.rows, static_cast<int>(positions.cols), metric, Fields(table).matrix<const T>()};
+}
+
+void bind_placement_product(const py::tuple& queue, int dtype, const py::list& descriptions, int64_t neurons,
+                            const py::tuple& slots, int metric, const py::tuple& table, const py::tuple& cost,
+                            intptr_t diagonal, intptr_t not_finite) {
+  with_storage(dtype, [&](auto zero) {
+    using S = decltype(zero);
+    using T = Compute<S>;
+    std::vector<ProductPart<S>> parts;
+    for (py::handle description : descriptions) {
+      Fields fields(description);
+      parts.push_back(product_part_of<S>(fields));
+    }
+    const PlacementProductArgs<S> args = {
+        parts.data(),          static_cast<int64_t>(parts.size()), neurons, product_points_of<T>(slots, metric, table),
+        Fields(cost).matrix<T>(), pointer<T>(diagonal),            pointer<int>(not_finite)};
+    placement_product(queue_of(queue), args);
+  });
+}
+
+void bind_placement_weight_gradient(const py::tuple& queue, int dtype, const py::tuple& part, const py::tuple& peers,
+                                    int metric, const py::tuple& table, const py::tuple& weight,
+                                    const py::tuple& gradient) {
+  with_storage(dtype, [&](auto zero) {
+    using S = decltype(zero);
+    using T = Compute<S>;
+    Fields fields(part);
+    const PlacementWeightGradientArgs<S> args = {product_part_of<T>(fields), product_points_of<T>(peers, metric, table),
+                                                 Fields(weight).matrix<const S>(), Fields(gradient).matrix<S>()};
+    placement_weight_gradient(queue_of(queue), args);
+  });
+}
+
+void bind_placement_position_gradient(const py::tuple& queue, int dtype, const py::tuple& grad, const py::tuple& weight,
+                                      double coefficient, intptr_t slots, intptr_t peers, int dim, int metric,
+                                      intptr_t slot_parts, intptr_t peer_parts) {
+  check_metric(metric);
+  with_storage(dtype, [&](auto zero) {
+    using S = decltype(zero);
+    using T = Compute<S>;
+    const PlacementPositionGradientArgs<S> args = {Fields(grad).matrix<const T>(),
+                                                   Fields(weight).matrix<const S>(),
+                                                   coefficient,
+                                                   pointer<const T>(slots),
+                                                   pointer<const T>(peers),
+                                                   dim,
+                                                   metric,
+                                                   pointer<double>(slot_parts),
+                                                   pointer<double>(peer_parts)};
+    placement_position_gradient(queue_of(queue), args);
+  });
+}
+
+void bind_add_parts(const py::tuple& queue, int dtype, intptr_t parts, int64_t count, int64_t width, intptr_t sums) {
+  with_dtype(dtype, [&](auto zero) {
+    add_parts(queue_of(queue), pointer<const double>(parts), count, width, pointer<decltype(zero)>(sums));
+  });
+}
+
 }  // namespace
 }  // namespace gpu
 }  // namespace bimt
@@ -205,4 +281,10 @@ PYBIND11_MODULE(BIMT_MODULE, module) {
   module.def("swap_parts", &swap_parts);
   module.def("best_swaps", &bind_best_swaps);
   module.def("swap_gradient", &bind_swap_gradient);
+  module.def("placement_product", &bind_placement_product);
+  module.def("placement_weight_gradient", &bind_placement_weight_gradient);
+  module.def("placement_position_gradient", &bind_placement_position_gradient);
+  module.def("slot_tiles", &slot_tiles);
+  module.def("peer_tiles", &peer_tiles);
+  module.def("add_parts", &bind_add_parts);
 }

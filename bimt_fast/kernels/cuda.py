@@ -7,6 +7,7 @@ import torch
 
 from . import cuda_native
 from .cuda_penalty import adamw, add_grad, connection_cost, connection_cost_backward, total_cost
+from .cuda_placement import placement_cost, placement_cost_backward
 from .cuda_swaps import best_swaps, swap_deltas, swap_deltas_backward
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "connection_cost",
     "connection_cost_backward",
     "details",
+    "placement_cost",
+    "placement_cost_backward",
     "swap_deltas",
     "swap_deltas_backward",
     "total_cost",

@@ -148,5 +148,69 @@ struct SwapGradientArgs {
 template <class T>
 void swap_gradient(const Queue& queue, const SwapGradientArgs<T>& args);
 
+// One term of a product with distances: coefficient * |matrix| (or matrix) times d(inner, points).
+template <class S>
+struct ProductPart {
+  Matrix<const S> matrix;    // (rows, inner)
+  const Compute<S>* inner;   // (inner, dim) contiguous
+  double coefficient;
+  bool table_by_inner;  // a table is read at [inner, point], else at [point, inner]
+};
+
+template <class T>
+struct ProductPoints {
+  const T* points;  // (cols, dim) contiguous, for a table indices
+  int64_t count;
+  int dim, metric;
+  Matrix<const T> table;
+};
+
+template <class S>
+struct PlacementProductArgs {
+  const ProductPart<S>* parts;  // neurons as rows, peers inside
+  int64_t count, neurons;
+  ProductPoints<Compute<S>> slots;
+  Matrix<Compute<S>> cost;  // (neurons, slots)
+  Compute<S>* diagonal;     // or, in its place, what neuron i costs in slot i, for as many of both
+  int* not_finite;          // set to 1 where a cost is NaN or infinite
+};
+
+// cost[i, p] = sum over parts of coefficient * sum over k of |W[i, k]| * d(slot p, peer k), for any metric.
+template <class S>
+void placement_product(const Queue& queue, const PlacementProductArgs<S>& args);
+
+template <class S>
+struct PlacementWeightGradientArgs {
+  ProductPart<Compute<S>> part;          // the gradient of the cost, slots inside
+  ProductPoints<Compute<S>> peers;
+  Matrix<const S> weight;  // neurons as rows
+  Matrix<S> gradient;
+};
+
+// gradient[i, k] = coefficient * sign(W[i, k]) * sum over p of G[i, p] * d(slot p, peer k)
+template <class S>
+void placement_weight_gradient(const Queue& queue, const PlacementWeightGradientArgs<S>& args);
+
+template <class S>
+struct PlacementPositionGradientArgs {
+  Matrix<const Compute<S>> grad;  // (n, n)
+  Matrix<const S> weight;         // (n, m)
+  double coefficient;
+  const Compute<S>*slots, *peers;
+  int dim, metric;                  // not a table
+  double *slot_parts, *peer_parts;  // (peer_tiles(m), n, dim) and (slot_tiles(n), m, dim)
+};
+
+int64_t slot_tiles(int64_t slots);
+int64_t peer_tiles(int64_t peers);
+
+// What the gradients for the positions of slots and peers are the sums of.
+template <class S>
+void placement_position_gradient(const Queue& queue, const PlacementPositionGradientArgs<S>& args);
+
+// sums[j] = the sum of parts[k, j] in the order of k.
+template <class T>
+void add_parts(const Queue& queue, const double* parts, int64_t count, int64_t width, T* sums);
+
 }  // namespace gpu
 }  // namespace bimt
