@@ -154,10 +154,10 @@ SwapArgs<T> swaps_of(int64_t rows, int64_t cols, const py::list& descriptions, i
 }
 
 void bind_swap_deltas(const py::tuple& queue, int dtype, int64_t rows, int64_t cols, const py::list& matrices,
-                      intptr_t not_finite, const py::tuple& deltas) {
+                      intptr_t not_finite, const py::tuple& deltas, bool pairs) {
   with_dtype(dtype, [&](auto zero) {
     using T = decltype(zero);
-    swap_deltas(queue_of(queue), swaps_of<T>(rows, cols, matrices, not_finite), Fields(deltas).matrix<T>());
+    swap_deltas(queue_of(queue), swaps_of<T>(rows, cols, matrices, not_finite), Fields(deltas).matrix<T>(), pairs);
   });
 }
 
@@ -182,8 +182,8 @@ void bind_swap_gradient(const py::tuple& queue, int dtype, const py::tuple& grad
   with_dtype(dtype, [&](auto zero) {
     using T = decltype(zero);
     Fields fields(other);
-    const SwapGradientArgs<T> args = {Fields(grad).matrix<const T>(), ordered_of<T>(fields),
-                                      pointer<double>(workspace),     Fields(gradient).matrix<T>(),
+    const SwapGradientArgs<T> args = {Fields(grad).matrix<const T>(),    ordered_of<T>(fields),
+                                      pointer<double>(workspace),        Fields(gradient).matrix<T>(),
                                       pointer<const int64_t>(row_order), pointer<const int64_t>(col_order)};
     swap_gradient(queue_of(queue), args);
   });
@@ -219,9 +219,13 @@ void bind_placement_product(const py::tuple& queue, int dtype, const py::list& d
       Fields fields(description);
       parts.push_back(product_part_of<S>(fields));
     }
-    const PlacementProductArgs<S> args = {
-        parts.data(),          static_cast<int64_t>(parts.size()), neurons, product_points_of<T>(slots, metric, table),
-        Fields(cost).matrix<T>(), pointer<T>(diagonal),            pointer<int>(not_finite)};
+    const PlacementProductArgs<S> args = {parts.data(),
+                                          static_cast<int64_t>(parts.size()),
+                                          neurons,
+                                          product_points_of<T>(slots, metric, table),
+                                          Fields(cost).matrix<T>(),
+                                          pointer<T>(diagonal),
+                                          pointer<int>(not_finite)};
     placement_product(queue_of(queue), args);
   });
 }
@@ -265,6 +269,56 @@ void bind_add_parts(const py::tuple& queue, int dtype, intptr_t parts, int64_t c
   });
 }
 
+// weight, addresses of order and y, coefficient, address and pitch of the borders, address of the counts
+template <class S>
+WalkPart<S> walk_part_of(py::handle description) {
+  Fields fields(description);
+  WalkPart<S> part;
+  part.weight = fields.matrix<const S>();
+  part.order = fields.address<const int32_t>();
+  part.y = fields.address<const double>();
+  part.coefficient = fields.real();
+  part.borders = fields.address<double>();
+  part.pitch = fields.integer();
+  part.counts = fields.address<const int32_t>();
+  return part;
+}
+
+void bind_placement_moments(const py::tuple& queue, int dtype, const py::tuple& part, int64_t peers, int moments) {
+  with_storage(dtype, [&](auto zero) {
+    placement_moments(queue_of(queue), walk_part_of<decltype(zero)>(part), {peers, moments});
+  });
+}
+
+// segments: peers of one, moments; slots: how many, addresses of order and u, scale, address of the totals.
+void bind_placement_walk(const py::tuple& queue, int dtype, const py::list& descriptions, int64_t neurons,
+                         const py::tuple& segments, const py::tuple& slots, bool adds, const py::tuple& cost,
+                         intptr_t diagonal, intptr_t not_finite) {
+  with_storage(dtype, [&](auto zero) {
+    using S = decltype(zero);
+    using T = Compute<S>;
+    std::vector<WalkPart<S>> parts;
+    for (py::handle description : descriptions) parts.push_back(walk_part_of<S>(description));
+    WalkArgs<S> args = {};
+    args.parts = parts.data();
+    args.count = static_cast<int64_t>(parts.size());
+    args.neurons = neurons;
+    Fields lengths(segments), walk(slots);
+    args.segments.peers = lengths.integer();
+    args.segments.moments = static_cast<int>(lengths.integer());
+    args.slots = walk.integer();
+    args.order = walk.address<const int32_t>();
+    args.u = walk.address<const double>();
+    args.scale = walk.real();
+    args.totals = walk.address<const double>();
+    args.adds = adds;
+    args.cost = Fields(cost).matrix<T>();
+    args.diagonal = pointer<T>(diagonal);
+    args.not_finite = pointer<int>(not_finite);
+    placement_walk(queue_of(queue), args);
+  });
+}
+
 }  // namespace
 }  // namespace gpu
 }  // namespace bimt
@@ -287,4 +341,6 @@ PYBIND11_MODULE(BIMT_MODULE, module) {
   module.def("slot_tiles", &slot_tiles);
   module.def("peer_tiles", &peer_tiles);
   module.def("add_parts", &bind_add_parts);
+  module.def("placement_moments", &bind_placement_moments);
+  module.def("placement_walk", &bind_placement_walk);
 }

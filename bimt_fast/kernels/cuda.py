@@ -7,7 +7,7 @@ import torch
 
 from . import cuda_native
 from .cuda_penalty import adamw, add_grad, connection_cost, connection_cost_backward, total_cost
-from .cuda_placement import placement_cost, placement_cost_backward
+from .cuda_placement import placement_cost, placement_cost_backward, placement_swaps
 from .cuda_swaps import best_swaps, swap_deltas, swap_deltas_backward
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "details",
     "placement_cost",
     "placement_cost_backward",
+    "placement_swaps",
     "swap_deltas",
     "swap_deltas_backward",
     "total_cost",

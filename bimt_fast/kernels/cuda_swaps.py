@@ -21,7 +21,7 @@ def swap_deltas(
     deltas, flag = torch.empty(cost.shape, dtype=cost.dtype, device=cost.device), new_flag(cost.device)
     assignment = None if assignment is None else assignment.contiguous()
     matrices = _by_neuron(cost, assignment, flow, distance)
-    launch_deltas(cost.shape, matrices, flag, deltas)
+    launch_deltas(cost.shape, matrices, flag, deltas, pairs=False)
     _check(flag, cost, flow, distance)
     return deltas
 
@@ -87,9 +87,9 @@ def no_swaps(n: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, 
     return torch.zeros(n, dtype=dtype, device=device), torch.arange(n, device=device)
 
 
-def launch_deltas(shape: tuple[int, int], matrices: list[tuple], flag: Tensor, deltas: Tensor) -> None:
-    """All deltas of a square problem, or those right of the diagonal of one with more columns than rows."""
-    arguments = (DTYPES[deltas.dtype], *shape, matrices, flag.data_ptr(), matrix(deltas))
+def launch_deltas(shape: tuple[int, int], matrices: list[tuple], flag: Tensor, deltas: Tensor, pairs: bool) -> None:
+    """All deltas of a square problem; or of pairs only those right of the diagonal, and nothing else is written."""
+    arguments = (DTYPES[deltas.dtype], *shape, matrices, flag.data_ptr(), matrix(deltas), pairs)
     native(deltas.device).swap_deltas(queue(deltas.device), *arguments)
 
 

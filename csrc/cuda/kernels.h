@@ -108,15 +108,15 @@ struct Both {
 
 template <class T>
 struct SwapArgs {
-  int64_t rows, cols;  // cols >= rows; equal where all neurons are searched at once
+  int64_t rows, cols;   // cols >= rows; equal where all neurons are searched at once
   Both<T> matrices[3];  // cost, flow and distance
   int count;            // 1 in groups that are not recurrent, else 3
   int* not_finite;      // set to 1 where a delta is NaN or infinite
 };
 
-// deltas[i, j] = deltas[j, i] for all pairs where rows == cols; else deltas[i, j] where j > i, and nothing else.
+// All deltas, for rows == cols; or of pairs only deltas[i, j] where j > i, and nothing else is written.
 template <class T>
-void swap_deltas(const Queue& queue, const SwapArgs<T>& args, const Matrix<T>& deltas);
+void swap_deltas(const Queue& queue, const SwapArgs<T>& args, const Matrix<T>& deltas, bool pairs);
 
 // How many numbers for each column best_swaps and swap_gradient keep in their workspace.
 int64_t swap_parts(int64_t rows, int64_t cols);
@@ -151,8 +151,8 @@ void swap_gradient(const Queue& queue, const SwapGradientArgs<T>& args);
 // One term of a product with distances: coefficient * |matrix| (or matrix) times d(inner, points).
 template <class S>
 struct ProductPart {
-  Matrix<const S> matrix;    // (rows, inner)
-  const Compute<S>* inner;   // (inner, dim) contiguous
+  Matrix<const S> matrix;   // (rows, inner)
+  const Compute<S>* inner;  // (inner, dim) contiguous
   double coefficient;
   bool table_by_inner;  // a table is read at [inner, point], else at [point, inner]
 };
@@ -181,7 +181,7 @@ void placement_product(const Queue& queue, const PlacementProductArgs<S>& args);
 
 template <class S>
 struct PlacementWeightGradientArgs {
-  ProductPart<Compute<S>> part;          // the gradient of the cost, slots inside
+  ProductPart<Compute<S>> part;  // the gradient of the cost, slots inside
   ProductPoints<Compute<S>> peers;
   Matrix<const S> weight;  // neurons as rows
   Matrix<S> gradient;
@@ -211,6 +211,47 @@ void placement_position_gradient(const Queue& queue, const PlacementPositionGrad
 // sums[j] = the sum of parts[k, j] in the order of k.
 template <class T>
 void add_parts(const Queue& queue, const double* parts, int64_t count, int64_t width, T* sums);
+
+// One connection along one axis (bimt_fast/kernels/walks.py): its weights, and its peers by coordinate.
+template <class S>
+struct WalkPart {
+  Matrix<const S> weight;  // neurons as rows
+  const int32_t* order;    // (peers,)
+  const double* y;         // (peers,) in that order
+  double coefficient;
+  // Moments of |W| over all peers before each segment of them, and at last over all: (segments + 1, moments, pitch).
+  double* borders;
+  int64_t pitch;
+  const int32_t* counts;  // (slots,) by u: how many peers have y <= u
+};
+
+struct Segments {
+  int64_t peers;  // in one: a power of two, at least 64
+  int moments;    // of |W|: sums of it and its products with y; 3: with y^2 too
+};
+
+// Fills the borders of a part.
+template <class S>
+void placement_moments(const Queue& queue, const WalkPart<S>& part, const Segments& segments);
+
+template <class S>
+struct WalkArgs {
+  const WalkPart<S>* parts;
+  int64_t count, neurons, slots;
+  Segments segments;
+  const int32_t* order;  // (slots,) by u
+  const double* u;
+  double scale;
+  const double* totals;     // (3, slots) or null
+  bool adds;                // to what is in cost or diagonal
+  Matrix<Compute<S>> cost;  // (neurons, slots)
+  Compute<S>* diagonal;     // or, in its place, what neuron i costs in slot i, of as many
+  int* not_finite;          // set to 1 where a cost is NaN or infinite
+};
+
+// cost[i, order[p]] = sum over parts of coefficient * (scale * (u_p A(u_p) - B(u_p)) + a_p A + b_p B + c_p S)
+template <class S>
+void placement_walk(const Queue& queue, const WalkArgs<S>& args);
 
 }  // namespace gpu
 }  // namespace bimt

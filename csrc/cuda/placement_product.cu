@@ -74,7 +74,8 @@ struct alignas(16) Strip {
 
 // strip[k][r] = matrix[row + r, inner + k], or its magnitude; 0 beyond the edges.
 template <bool Magnitudes, int Width, class S, class T = Compute<S>>
-__device__ __forceinline__ void stage(const Matrix<const S>& matrix, int64_t row, int64_t inner, Strip<T, Width>& strip) {
+__device__ __forceinline__ void stage(const Matrix<const S>& matrix, int64_t row, int64_t inner,
+                                      Strip<T, Width>& strip) {
   constexpr int kQuads = Width * kInner / kQuad / kThreads;
   const int t = int(threadIdx.x);
   const bool along_rows = matrix.row_stride < matrix.col_stride;
@@ -226,7 +227,8 @@ struct WeightGradientResult {
 // 2 rows * inner * cols, and cols * inner distances for each of rows / 128 tiles.
 template <class S, class Result, class T = Compute<S>>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 3 : 2)
-    product_kernel(const __grid_constant__ Product<S> product, const __grid_constant__ Result result, bool on_diagonal) {
+    product_kernel(const __grid_constant__ Product<S> product, const __grid_constant__ Result result,
+                   bool on_diagonal) {
   using Rows = Strip<T, kGroups * kRows>;
   using Distances = Strip<T, kCols>;
   SHARED(Rows, rows, );
@@ -379,7 +381,8 @@ __global__ void __launch_bounds__(kThreads)
 
 // Bytes: 8 count * width read, width numbers written. Flops: count * width.
 template <class T>
-__global__ void __launch_bounds__(kThreads) add_parts_kernel(const double* parts, int64_t count, int64_t width, T* sums) {
+__global__ void __launch_bounds__(kThreads)
+    add_parts_kernel(const double* parts, int64_t count, int64_t width, T* sums) {
   SHARED(double, of_warps, [kThreads / kWarp][kWarp]);
   const int lane = int(threadIdx.x) % kWarp, warp = int(threadIdx.x) / kWarp;
   const int64_t j = int64_t(blockIdx.x) * kWarp + lane;
@@ -441,9 +444,9 @@ void add_parts(const Queue& queue, const double* parts, int64_t count, int64_t w
   device.check_launch();
 }
 
-#define BIMT_INSTANTIATE(S)                                                                          \
-  template void placement_product<S>(const Queue&, const PlacementProductArgs<S>&);                  \
-  template void placement_weight_gradient<S>(const Queue&, const PlacementWeightGradientArgs<S>&);   \
+#define BIMT_INSTANTIATE(S)                                                                        \
+  template void placement_product<S>(const Queue&, const PlacementProductArgs<S>&);                \
+  template void placement_weight_gradient<S>(const Queue&, const PlacementWeightGradientArgs<S>&); \
   template void placement_position_gradient<S>(const Queue&, const PlacementPositionGradientArgs<S>&);
 BIMT_INSTANTIATE(float)
 BIMT_INSTANTIATE(double)

@@ -1,9 +1,9 @@
 // Swap deltas of all pairs, every neuron's best swap, and the gradients of the deltas.
 //
-// All of them are symmetric: a block that reads X[I, J] and X[J, I], for two tiles of neurons, has what the rows of both
-// need, and so every matrix is read once. A block takes one tile I and kSpan tiles J, from I on. What it finds for a
-// row of I it keeps to the end, and then puts it in the workspace, in the part of its span; what it finds for a row of J
-// it puts there at once, in the part of tile I. Then a second kernel goes through the parts of every row.
+// All of them are symmetric: a block that reads X[I, J] and X[J, I], for two tiles of neurons, has what the rows of
+// both need, and so every matrix is read once. A block takes one tile I and kSpan tiles J, from I on. What it finds for
+// a row of I it keeps to the end, and then puts it in the workspace, in the part of its span; what it finds for a row
+// of J it puts there at once, in the part of tile I. Then a second kernel goes through the parts of every row.
 
 #include "cuda/kernels.h"
 
@@ -109,11 +109,10 @@ __device__ __forceinline__ void tile_deltas(const SwapArgs<T>& args, const Layou
 // Bytes: n^2 numbers of each matrix read, n^2 written. Flops: 3 n^2 / 2, with flow and distance 11 n^2 / 2.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    deltas_kernel(const __grid_constant__ SwapArgs<T> args, const Matrix<T> deltas) {
+    deltas_kernel(const __grid_constant__ SwapArgs<T> args, const Matrix<T> deltas, bool pairs) {
   SHARED(Staged<T>, staged, [2]);
   const Layout layout = {args.rows, args.cols};
   const int64_t tile = blockIdx.x, first = tile + int64_t(blockIdx.y) * kSpan, row = tile * kTile;
-  const bool whole = args.rows == args.cols;
 #pragma unroll 1
   for (int64_t other = first; other < first + kSpan && other < layout.col_tiles(); ++other) {
     const int64_t col = other * kTile;
@@ -124,10 +123,10 @@ __global__ void __launch_bounds__(kThreads)
     for (int k = 0; k < kRows; ++k) {
       const int r = warp() + k * kWarps;
       const int64_t i = row + r, j = col + lane();
-      if (i < args.rows && j < args.cols && (whole || j > i)) deltas.at(i, j) = delta[k];
+      if (i < args.rows && j < args.cols && (!pairs || j > i)) deltas.at(i, j) = delta[k];
       staged[0].at[r][lane()] = delta[k];
     }
-    if (!whole || other == tile) continue;
+    if (pairs || other == tile) continue;
     __syncthreads();
 #pragma unroll
     for (int k = 0; k < kRows; ++k) {
@@ -344,11 +343,11 @@ int64_t swap_parts(int64_t rows, int64_t cols) {
 }
 
 template <class T>
-void swap_deltas(const Queue& queue, const SwapArgs<T>& args, const Matrix<T>& deltas) {
+void swap_deltas(const Queue& queue, const SwapArgs<T>& args, const Matrix<T>& deltas, bool pairs) {
   if (args.rows == 0) return;
   const OnDevice device(queue);
   const Layout layout = {args.rows, args.cols};
-  LAUNCH(deltas_kernel<T>, layout.grid(), kThreads, device.stream, args, deltas);
+  LAUNCH(deltas_kernel<T>, layout.grid(), kThreads, device.stream, args, deltas, pairs);
   device.check_launch();
 }
 
@@ -374,9 +373,9 @@ void swap_gradient(const Queue& queue, const SwapGradientArgs<T>& args) {
   device.check_launch();
 }
 
-#define BIMT_INSTANTIATE(T)                                                           \
-  template void swap_deltas<T>(const Queue&, const SwapArgs<T>&, const Matrix<T>&);   \
-  template void best_swaps<T>(const Queue&, const BestSwapArgs<T>&);                  \
+#define BIMT_INSTANTIATE(T)                                                               \
+  template void swap_deltas<T>(const Queue&, const SwapArgs<T>&, const Matrix<T>&, bool); \
+  template void best_swaps<T>(const Queue&, const BestSwapArgs<T>&);                      \
   template void swap_gradient<T>(const Queue&, const SwapGradientArgs<T>&);
 BIMT_INSTANTIATE(float)
 BIMT_INSTANTIATE(double)
