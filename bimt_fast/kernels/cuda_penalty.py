@@ -6,7 +6,7 @@ Positions are checked where a call's tensors are described, which waits for the 
 import torch
 from torch import Tensor
 
-from .cuda_native import ABSENT, DTYPES, address, coordinates, matrix, metric_arguments, native, queue
+from .cuda_native import DTYPES, address, coordinates, matrix, metric_arguments, native, queue
 from .reference import require_positions, widened
 
 

@@ -7,7 +7,10 @@
 
 #include <cstdint>
 
-#include "cuda/device.h"
+#include "cuda/queue.h"
+#include "matrix.h"
+#include "metric.h"
+#include "scalar.h"
 
 namespace bimt {
 namespace gpu {
