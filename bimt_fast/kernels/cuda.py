@@ -8,14 +8,22 @@ import torch
 from . import cuda_native
 from .build import why_missing
 from .cuda_penalty import adamw, add_grad, connection_cost, connection_cost_backward, total_cost
+from .cuda_placement import placement_cost, placement_cost_backward, placement_swaps
+from .cuda_swaps import best_swaps, swap_deltas, swap_deltas_backward
 
 __all__ = [
     "adamw",
     "add_grad",
+    "best_swaps",
     "can_run",
     "connection_cost",
     "connection_cost_backward",
     "details",
+    "placement_cost",
+    "placement_cost_backward",
+    "placement_swaps",
+    "swap_deltas",
+    "swap_deltas_backward",
     "total_cost",
 ]
 
