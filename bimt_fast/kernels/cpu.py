@@ -29,6 +29,7 @@ __all__ = [
     "connection_cost_backward",
     "details",
     "greedy_swaps",
+    "label_nulls",
     "linear_assignment",
     "placement_cost",
     "placement_cost_backward",
@@ -471,6 +472,24 @@ def quadratic_walks(
         seconds,
         _threads(),
     )
+
+
+def label_nulls(
+    labels: Tensor,  # (n,) int64
+    neighbours: Tensor,  # (n, degree) int64
+    positions: Tensor,  # (n, dim) float64
+    clusters: int,
+    permutations: int,
+    seed: int,
+) -> Tensor:  # (1 + permutations, 3)
+    if len(labels) == 0:
+        return positions.new_zeros(1 + permutations, 3)
+    inputs = (labels.to(torch.int32).contiguous(), neighbours.to(torch.int32).contiguous(), positions.contiguous())
+    nulls = torch.empty(1 + permutations, 3, dtype=torch.float64)
+    sizes = (len(labels), clusters, neighbours.shape[1], positions.shape[1])
+    addresses = tuple(x.data_ptr() for x in (*inputs, nulls))
+    _cpu.label_nulls(sizes, addresses, permutations, seed, _threads())
+    return nulls
 
 
 def _parts(weights: list[Tensor], peers: list[Tensor], incoming: int, coefficients: list[float]) -> list[tuple]:
