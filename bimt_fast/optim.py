@@ -103,8 +103,8 @@ class AdamW(torch.optim.Optimizer):
             for key, value in {**_TORCH_ONLY, **kept}.items():
                 group.setdefault(key, value)
         for state in self.state.values():
-            if "step" in state:  # which torch keeps in its default dtype, and on the GPU where fused
-                state["step"] = torch.as_tensor(state["step"]).to("cpu", torch.float32)
+            if "step" in state:  # which torch keeps in its default dtype, and on the CPU where not fused
+                state["step"] = torch.as_tensor(state["step"]).to(state["exp_avg"].device, torch.float32)
 
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """One step for every parameter that has a gradient.
@@ -178,7 +178,7 @@ class AdamW(torch.optim.Optimizer):
     def _state_of(self, p: Tensor) -> dict[str, Tensor]:
         state = self.state[p]
         if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)  # counted without waiting for a GPU
             state["exp_avg"] = torch.zeros_like(p, memory_format=torch.preserve_format)
             state["exp_avg_sq"] = torch.zeros_like(p, memory_format=torch.preserve_format)
         return state

@@ -71,9 +71,9 @@ BIMT_HD T log_one_plus(T x) {
   const T exponent = same_bits<T>(Unsigned(e | Bits::kShift)) - T(Unsigned(1) << Bits::kMantissa);
   const T s = (m - 1) / (m + 1), square = s * s;
   T series = 0;
-#ifdef __CUDACC__
+#ifdef __CUDA_ARCH__
 #pragma unroll
-#elif defined(__GNUC__)
+#elif defined(__GNUC__) && !defined(__CUDACC__)
 #pragma GCC unroll 16
 #endif
   for (int k = Bits::kTerms; k > 0; --k) series = square * (T(1) / (2 * k + 1) + series);

@@ -26,11 +26,28 @@ def usable(name: str) -> tuple[bool, str]:
 @pytest.fixture(params=backends.PREFERENCE["cpu"])
 def backend(request):
     """Forces each backend in turn; one that cannot run is skipped with its reason."""
-    able, reason = usable(request.param)
+    name = request.param
+    if name == "cuda-sim":
+        request.getfixturevalue("simulated_gpu")
+        name = "cuda"
+    able, reason = usable(name)
     if not able:
         pytest.skip(f"backend {request.param}: {reason}")
-    with bf.backend(request.param):
+    with bf.backend(name):
         yield request.param
+
+
+@pytest.fixture
+def simulated_gpu(monkeypatch):
+    """Lets the cuda backend serve CPU tensors: its kernels on fibers (tests/gpu)."""
+    from gpu import simulated
+
+    from bimt_fast.kernels import cuda_native
+
+    if simulated.compiler() is None:
+        pytest.skip("no C++ compiler to build the simulated CUDA kernels")
+    monkeypatch.setattr(backends, "_chosen", {})
+    monkeypatch.setattr(cuda_native, "simulator", simulated.module())
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2**-8 + 
 METRICS = (*bf.geometry.METRICS, "table")
 TABLE_ROWS = 40
 # What serves CPU tensors, in earnest or for tests. What imitates a GPU is slow and meets a part of the cases.
-BACKENDS = ("cpu", "triton", "reference")
-_IMITATIONS = ("triton",)
+BACKENDS = ("cpu", "cuda-sim", "triton", "reference")
+_IMITATIONS = ("cuda-sim", "triton")
 _ALL = os.environ.get("BIMT_FAST_TEST_ALL") == "1"  # make test-all
 METRIC_FREE = ("swap_deltas", "swap_deltas_backward", "best_swaps", "quadratic_walks")
 

@@ -89,7 +89,7 @@ def every_case():
             yield pytest.param(op, metric, dtype, n, backend, id=name)
 
 
-@pytest.mark.parametrize("op, metric, dtype, n, backend", every_case(), indirect=["backend"])
+@pytest.mark.parametrize("op, metric, dtype, n, backend", list(every_case()), indirect=["backend"])
 def test_op(op, metric, dtype, n, backend):
     for name, arguments, expected in samples_and_expected(op, dtype, metric, n):
         results = inputs.call(op, arguments)
@@ -105,7 +105,7 @@ def swap_cases(dtypes):
             yield pytest.param(dtype, n, backend, id=f"{str(dtype).removeprefix('torch.')}-{n}-{backend}")
 
 
-@pytest.mark.parametrize("dtype, n, backend", swap_cases(inputs.DTYPES), indirect=["backend"])
+@pytest.mark.parametrize("dtype, n, backend", list(swap_cases(inputs.DTYPES)), indirect=["backend"])
 def test_best_swaps(dtype, n, backend):
     rows = torch.arange(n)
     for name, arguments in inputs.SAMPLES["best_swaps"](dtype, "l1", n):

@@ -1,4 +1,4 @@
-"""The CUDA kernels of csrc/cuda on CUDA tensors: allocation and launches. Nothing waits for the device but what says so.
+"""The CUDA kernels of csrc/cuda on CUDA tensors: allocation and launches. Only what says so waits for the device.
 
 The functions are those of reference.py, whose docstrings say what each computes.
 """
@@ -6,6 +6,17 @@ The functions are those of reference.py, whose docstrings say what each computes
 import torch
 
 from . import cuda_native
+from .cuda_penalty import adamw, add_grad, connection_cost, connection_cost_backward, total_cost
+
+__all__ = [
+    "adamw",
+    "add_grad",
+    "can_run",
+    "connection_cost",
+    "connection_cost_backward",
+    "details",
+    "total_cost",
+]
 
 
 def can_run(device: torch.device) -> tuple[bool, str]:
@@ -23,4 +34,4 @@ def can_run(device: torch.device) -> tuple[bool, str]:
 
 def details() -> str:
     """What was compiled, for `python -m bimt_fast info`."""
-    return ", ".join(cuda_native._cuda.architectures())
+    return cuda_native._cuda.architectures()

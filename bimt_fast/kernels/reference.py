@@ -113,7 +113,7 @@ def adamw(
     grads: list[Tensor],
     exp_avgs: list[Tensor],
     exp_avg_sqs: list[Tensor],
-    steps: list[Tensor],  # each (), float32 on the CPU: how many were taken; counted up
+    steps: list[Tensor],  # each (), float32: how many were taken; counted up
     out_pos: list[Tensor],  # (n_out, dim) for a weight (n_out, n_in), else ignored
     in_pos: list[Tensor],  # (n_in, dim) likewise
     metric: str,

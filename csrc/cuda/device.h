@@ -16,6 +16,7 @@
 #define LAUNCH(kernel, grid, block, stream, ...) SIMULATE(kernel, grid, block, 0, stream, __VA_ARGS__)
 #endif
 
+#include "cuda/queue.h"
 #include "matrix.h"
 #include "metric.h"
 #include "scalar.h"
@@ -25,12 +26,6 @@ namespace gpu {
 
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
-
-// Where kernels are launched: the device's index, and a cudaStream_t of it.
-struct Queue {
-  int device;
-  void* stream;
-};
 
 BIMT_HD constexpr int64_t divide_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
 

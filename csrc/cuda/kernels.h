@@ -7,7 +7,10 @@
 
 #include <cstdint>
 
-#include "cuda/device.h"
+#include "cuda/queue.h"
+#include "matrix.h"
+#include "metric.h"
+#include "scalar.h"
 
 namespace bimt {
 namespace gpu {
@@ -15,9 +18,9 @@ namespace gpu {
 // One tensor in the penalty coefficient * sum |weight| * (base_length + distance_scale * d(out_pos, in_pos)).
 template <class S>
 struct Term {
-  Matrix<S> weight;                     // adamw changes it
-  Matrix<S> grad;                       // null where only the cost is wanted
-  const Compute<S>*out_pos, *in_pos;    // (rows, dim) and (cols, dim) contiguous, for a table indices; null: distance 0
+  Matrix<S> weight;                   // adamw changes it
+  Matrix<S> grad;                     // null where only the cost is wanted
+  const Compute<S>*out_pos, *in_pos;  // (rows, dim) and (cols, dim) contiguous, for a table indices; null: distance 0
   int dim;
   double coefficient, distance_scale, base_length;
 };
@@ -72,8 +75,8 @@ struct PositionGradientArgs {
   int dim;
   int metric;  // not a table
   double distance_scale;
-  const Compute<S>* factor;   // one number
-  Compute<S>* gradient;       // (rows, dim)
+  const Compute<S>* factor;  // one number
+  Compute<S>* gradient;      // (rows, dim)
 };
 
 // factor * distance_scale * sum over peers of |weight| * d distance / d position, for every neuron.

@@ -75,5 +75,15 @@ __device__ __forceinline__ void tile_distances(const Points<T>& rows, const Poin
   with_metric<T>(metric, [&](auto functor) { tile_distances<R, J>(functor, rows, cols, distance); });
 }
 
+// The derivative of the distance from one point to another, for a coordinate of the first; a is the first one's gap.
+template <class Metric, class T>
+__device__ __forceinline__ T slope_of(Metric, const Points<T>& from, const Points<T>& to, T a, int axis) {
+  T sum = 0, ties = 0;
+  for (int k = 0; k < from.dim; ++k) sum = Metric::add(sum, from.at(0, k), to.at(0, k));
+  for (int k = 0; Metric::kTies && k < from.dim; ++k) ties += Metric::attains(from.at(0, k), to.at(0, k), sum);
+  const T factor = Metric::factor(sum, a, Metric::kInBall ? to.gap(0) : T(0), ties);
+  return Metric::slope(from.at(0, axis), to.at(0, axis), factor, sum, a);
+}
+
 }  // namespace gpu
 }  // namespace bimt

@@ -3,6 +3,7 @@
 // A block takes a tile of one term: kTileRows rows, and along the axis that is contiguous in memory 32 lanes of
 // kVector numbers. Every thread keeps a small tile of lengths in registers, so coordinates are read once for it.
 
+#include "cuda/device.h"
 #include "cuda/kernels.h"
 #include "cuda/lengths.h"
 
@@ -43,13 +44,41 @@ struct Pieces {
 template <class S>
 Piece<S> piece_of(const Term<S>& term, int64_t first_block) {
   const Matrix<S>&w = term.weight, &g = term.grad;
-  Piece<S> piece = {w.data,       g.data,       term.out_pos, term.in_pos,      w.rows,
-                    w.cols,       INT64_MAX,    w.row_stride, w.col_stride,     g.row_stride,
-                    g.col_stride, term.coefficient, term.distance_scale, term.base_length, first_block, term.dim, false};
+  Piece<S> piece = {w.data,
+                    g.data,
+                    term.out_pos,
+                    term.in_pos,
+                    w.rows,
+                    w.cols,
+                    INT64_MAX,
+                    w.row_stride,
+                    w.col_stride,
+                    g.row_stride,
+                    g.col_stride,
+                    term.coefficient,
+                    term.distance_scale,
+                    term.base_length,
+                    first_block,
+                    term.dim,
+                    false};
   if (w.row_stride == 1 && w.col_stride != 1) {
-    piece = {w.data,       g.data,       term.in_pos, term.out_pos,     w.cols,
-             w.rows,       INT64_MAX,    w.col_stride, w.row_stride,    g.col_stride,
-             g.row_stride, term.coefficient, term.distance_scale, term.base_length, first_block, term.dim, true};
+    piece = {w.data,
+             g.data,
+             term.in_pos,
+             term.out_pos,
+             w.cols,
+             w.rows,
+             INT64_MAX,
+             w.col_stride,
+             w.row_stride,
+             g.col_stride,
+             g.row_stride,
+             term.coefficient,
+             term.distance_scale,
+             term.base_length,
+             first_block,
+             term.dim,
+             true};
   }
   if (term.out_pos == nullptr && piece.rows == 1 && piece.col_stride == 1 && (!g.data || piece.grad_col_stride == 1)) {
     piece.size = piece.cols;
@@ -146,8 +175,8 @@ __device__ __forceinline__ void lengths_of(const Piece<S>& piece, const Place<S>
 
 template <class S, bool Overwrite, class T = Compute<S>>
 __global__ void __launch_bounds__(kThreads)
-    penalty_kernel(const __grid_constant__ Pieces<S> pieces, int metric, const Matrix<const T> table, double lam, const T* factor,
-                   double* partial) {
+    penalty_kernel(const __grid_constant__ Pieces<S> pieces, int metric, const Matrix<const T> table, double lam,
+                   const T* factor, double* partial) {
   const Piece<S>& piece = own_piece(pieces);
   const Place<S> place(piece);
   T length[kRows<S>][kVector<S>];
@@ -201,8 +230,9 @@ __device__ __forceinline__ T next_weight(T w, T g, T charge, const Step<T>& step
 
 template <class S, class T = Compute<S>>
 __global__ void __launch_bounds__(kThreads)
-    adamw_kernel(const __grid_constant__ StatePieces<S> all, int metric, const Matrix<const T> table, double lr, double beta1,
-                 double beta2, double eps, double weight_decay, double lam, bool proximal, double* partial) {
+    adamw_kernel(const __grid_constant__ StatePieces<S> all, int metric, const Matrix<const T> table, double lr,
+                 double beta1, double beta2, double eps, double weight_decay, double lam, bool proximal,
+                 double* partial) {
   const Piece<S>& piece = own_piece(all.terms);
   const Moments<S>& moments = all.moments[&piece - all.terms.of];
   SHARED(double, corrections, [2]);
@@ -212,8 +242,9 @@ __global__ void __launch_bounds__(kThreads)
     corrections[1] = sqrt(1 - pow(beta2, taken));
   }
   __syncthreads();
-  const Step<T> step = {T(lr / corrections[0]), T(1 - lr * weight_decay), T(beta1),    T(1 - beta1), T(beta2),
-                        T(1 - beta2),           T(eps),                   T(corrections[1])};
+  const Step<T> step = {
+      T(lr / corrections[0]), T(1 - lr * weight_decay), T(beta1), T(1 - beta1), T(beta2), T(1 - beta2), T(eps),
+      T(corrections[1])};
   const Place<S> place(piece);
   T length[kRows<S>][kVector<S>];
   lengths_of(piece, place, metric, table, length);
@@ -274,6 +305,40 @@ int64_t in_launches(const Term<S>* terms, int64_t count, Launch launch) {
   return before;
 }
 
+// |weight| times the derivative of the distance, summed over peers: lanes take peers, or where Across neurons,
+// whichever are neighbours in memory. Reads the weights dim times; about 10 dim^2 flops each.
+template <class S, bool Across, class T = Compute<S>>
+__global__ void __launch_bounds__(kThreads) position_kernel(const PositionGradientArgs<S> args) {
+  const Matrix<const S>& weight = args.weight;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int64_t row = Across ? int64_t(blockIdx.x) * kWarp + lane : int64_t(blockIdx.x) * kWarps + warp;
+  const bool there = row < weight.rows;
+  const Points<T> own = {args.positions, there ? row : weight.rows - 1, weight.rows, args.dim};
+  for (int axis = 0; axis < args.dim; ++axis) {
+    double sum = 0;
+    with_metric<T>(args.metric, [&](auto metric) {
+      const T a = metric.kInBall ? own.gap(0) : T(0);
+      for (int64_t k = Across ? warp : lane; k < weight.cols; k += Across ? kWarps : kWarp) {
+        const Points<T> peer = {args.peers, k, weight.cols, args.dim};
+        const T w = there ? absolute(widened(weight.at(row, k))) : T(0);
+        sum += double(w * slope_of(metric, own, peer, a, axis));
+      }
+    });
+    if (Across) {
+      SHARED(double, of_warps, [kWarps][kWarp]);
+      of_warps[warp][lane] = sum;
+      __syncthreads();
+      sum = 0;
+      for (int k = 0; warp == 0 && k < kWarps; ++k) sum += of_warps[k][lane];
+      __syncthreads();
+    } else {
+      sum = warp_sum(sum);
+    }
+    if (there && (Across ? warp : lane) == 0)
+      args.gradient[row * args.dim + axis] = T(double(*args.factor) * args.distance_scale * sum);
+  }
+}
+
 }  // namespace
 
 template <class S>
@@ -325,10 +390,23 @@ void adamw(const Queue& queue, const AdamWArgs<S>& args) {
   device.check_launch();
 }
 
-#define BIMT_INSTANTIATE(S)                                       \
-  template int64_t penalty_blocks<S>(const Term<S>*, int64_t);    \
-  template void penalty<S>(const Queue&, const PenaltyArgs<S>&);  \
-  template void adamw<S>(const Queue&, const AdamWArgs<S>&);
+template <class S>
+void position_gradient(const Queue& queue, const PositionGradientArgs<S>& args) {
+  if (args.weight.rows == 0 || args.dim == 0) return;
+  const OnDevice device(queue);
+  if (args.weight.row_stride == 1 && args.weight.col_stride != 1) {
+    LAUNCH((position_kernel<S, true>), unsigned(divide_up(args.weight.rows, kWarp)), kThreads, device.stream, args);
+  } else {
+    LAUNCH((position_kernel<S, false>), unsigned(divide_up(args.weight.rows, kWarps)), kThreads, device.stream, args);
+  }
+  device.check_launch();
+}
+
+#define BIMT_INSTANTIATE(S)                                      \
+  template int64_t penalty_blocks<S>(const Term<S>*, int64_t);   \
+  template void penalty<S>(const Queue&, const PenaltyArgs<S>&); \
+  template void adamw<S>(const Queue&, const AdamWArgs<S>&);     \
+  template void position_gradient<S>(const Queue&, const PositionGradientArgs<S>&);
 BIMT_INSTANTIATE(float)
 BIMT_INSTANTIATE(double)
 BIMT_INSTANTIATE(BFloat16)

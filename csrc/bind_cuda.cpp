@@ -1,0 +1,141 @@
+// The module bimt_fast._cuda: unpacks arguments and picks the dtype. It knows no CUDA header, so that tests can build
+// it with the simulated kernels as well.
+//
+// Tensors arrive as addresses, sizes and strides; bimt_fast/kernels/cuda*.py checks values and keeps tensors alive: a
+// launch returns before the kernel runs, and torch's allocator reuses memory in the order of the stream.
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+#include <vector>
+
+#include "bind.h"
+#include "cuda/kernels.h"
+
+#ifndef BIMT_ARCHITECTURES
+#define BIMT_ARCHITECTURES "simulated"
+#endif
+
+namespace bimt {
+namespace gpu {
+namespace {
+
+// (device index, stream)
+Queue queue_of(const py::tuple& queue) {
+  Fields fields(queue);
+  Queue result;
+  result.device = static_cast<int>(fields.integer());
+  result.stream = fields.address<void>();
+  return result;
+}
+
+template <class S>
+Term<S> term_of(Fields& fields) {
+  Term<S> term;
+  term.weight = fields.matrix<S>();
+  term.grad = fields.matrix<S>();
+  term.out_pos = fields.address<const Compute<S>>();
+  term.in_pos = fields.address<const Compute<S>>();
+  term.dim = static_cast<int>(fields.integer());
+  term.coefficient = fields.real();
+  term.distance_scale = fields.real();
+  term.base_length = fields.real();
+  return term;
+}
+
+// A gradient is made anew by every backward pass, so its address comes beside the description, which stays.
+template <class S>
+std::vector<Term<S>> terms_of(const py::list& descriptions, const py::list& grads) {
+  std::vector<Term<S>> terms;
+  terms.reserve(descriptions.size());
+  for (py::handle description : descriptions) {
+    Fields fields(description);
+    terms.push_back(term_of<S>(fields));
+  }
+  if (grads.size() != terms.size()) throw py::value_error("grads must be as many as the descriptions");
+  for (size_t i = 0; i < terms.size(); ++i) terms[i].grad.data = pointer<S>(grads[i].cast<intptr_t>());
+  return terms;
+}
+
+int64_t bind_penalty_blocks(int dtype, const py::list& descriptions, const py::list& grads) {
+  return with_storage(dtype, [&](auto zero) {
+    const auto terms = terms_of<decltype(zero)>(descriptions, grads);
+    return penalty_blocks(terms.data(), static_cast<int64_t>(terms.size()));
+  });
+}
+
+void bind_penalty(const py::tuple& queue, int dtype, const py::list& descriptions, const py::list& grads, int metric,
+                  const py::tuple& table, double lam, intptr_t factor, intptr_t partial, intptr_t cost) {
+  check_metric(metric);
+  with_storage(dtype, [&](auto zero) {
+    using S = decltype(zero);
+    using T = Compute<S>;
+    const std::vector<Term<S>> terms = terms_of<S>(descriptions, grads);
+    const PenaltyArgs<S> args = {terms.data(),
+                                 static_cast<int64_t>(terms.size()),
+                                 metric,
+                                 Fields(table).matrix<const T>(),
+                                 lam,
+                                 pointer<const T>(factor),
+                                 pointer<double>(partial),
+                                 pointer<T>(cost)};
+    penalty(queue_of(queue), args);
+  });
+}
+
+// moments: a tuple for each term, addresses of both moments and of the step count.
+void bind_adamw(const py::tuple& queue, int dtype, const py::list& descriptions, const py::list& grads,
+                const py::list& moment_descriptions, int metric, const py::tuple& table, const py::tuple& settings,
+                bool proximal, intptr_t partial, intptr_t cost) {
+  check_metric(metric);
+  with_storage(dtype, [&](auto zero) {
+    using S = decltype(zero);
+    using T = Compute<S>;
+    const std::vector<Term<S>> terms = terms_of<S>(descriptions, grads);
+    std::vector<Moments<S>> moments;
+    for (py::handle description : moment_descriptions) {
+      Fields fields(description);
+      S *const exp_avg = fields.address<S>(), *const exp_avg_sq = fields.address<S>();
+      moments.push_back({exp_avg, exp_avg_sq, fields.address<float>()});
+    }
+    if (moments.size() != terms.size()) throw py::value_error("moments must be as many as the descriptions");
+    AdamWArgs<S> args = {terms.data(), moments.data(), static_cast<int64_t>(terms.size()), metric};
+    args.table = Fields(table).matrix<const T>();
+    Fields group(settings);
+    for (double* setting : {&args.lr, &args.beta1, &args.beta2, &args.eps, &args.weight_decay, &args.lam})
+      *setting = group.real();
+    args.proximal = proximal;
+    args.partial = pointer<double>(partial);
+    args.cost = pointer<T>(cost);
+    adamw(queue_of(queue), args);
+  });
+}
+
+void bind_position_gradient(const py::tuple& queue, int dtype, const py::tuple& weight, intptr_t positions,
+                            intptr_t peers, int dim, int metric, double distance_scale, intptr_t factor,
+                            intptr_t gradient) {
+  check_metric(metric);
+  with_storage(dtype, [&](auto zero) {
+    using S = decltype(zero);
+    using T = Compute<S>;
+    position_gradient(
+        queue_of(queue),
+        PositionGradientArgs<S>{Fields(weight).matrix<const S>(), pointer<const T>(positions), pointer<const T>(peers),
+                                dim, metric, distance_scale, pointer<const T>(factor), pointer<T>(gradient)});
+  });
+}
+
+}  // namespace
+}  // namespace gpu
+}  // namespace bimt
+
+PYBIND11_MODULE(BIMT_MODULE, module) {
+  using namespace bimt::gpu;
+  module.doc() = "The CUDA kernels of bimt_fast, called by bimt_fast/kernels/cuda.py";
+  module.def("architectures", [] { return std::string(BIMT_ARCHITECTURES); });
+  module.def("penalty_blocks", &bind_penalty_blocks);
+  module.def("penalty", &bind_penalty);
+  module.def("adamw", &bind_adamw);
+  module.def("position_gradient", &bind_position_gradient);
+}
