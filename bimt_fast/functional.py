@@ -256,13 +256,16 @@ def label_nulls(
         ValueError: a shape does not fit, devices differ, a label or neighbour is out of range, a position is not
             finite, a number is negative.
     """
-    _tensors(labels=labels, neighbours=neighbours, positions=positions)
+    ops.check_float("labels", labels, (torch.int64,))
+    _tensors(positions=positions)
     if not positions.is_floating_point():
         raise TypeError(f"positions must be a floating-point tensor, was {positions.dtype}")
     if clusters is None:
         clusters = int(labels.max()) + 1 if labels.numel() else 0
     counts = (("clusters", clusters), ("permutations", permutations), ("seed", seed))
     clusters, permutations, seed = (ops.check_integer(name, value, 0) for name, value in counts)
+    if seed >= 2**63:
+        raise ValueError(f"seed must be less than 2^63, was {seed}")
     return torch.ops.bimt_fast.label_nulls(
         labels, neighbours, positions.detach().double(), clusters, permutations, seed
     )
@@ -270,7 +273,7 @@ def label_nulls(
 
 def _tensors(**arguments: Tensor | None) -> None:
     for name, value in arguments.items():
-        if not isinstance(value, Tensor) and (value is not None or name == "cost"):
+        if not isinstance(value, Tensor) and (value is not None or name not in ("assignment", "flow", "distance")):
             raise TypeError(f"{name} must be a tensor, was {type(value).__name__}")
 
 

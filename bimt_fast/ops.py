@@ -619,6 +619,34 @@ _register(
 )
 
 
+# permute_: not differentiable; that the places are there, and the same ones in both lists, is not checked
+
+
+def _permute_check(tensor, axis, to, source):
+    if tensor.layout != torch.strided:
+        raise TypeError(f"tensor must be a dense tensor, was {tensor.layout}")
+    if _overlaps(tensor):
+        raise ValueError(f"tensor must not hold expanded axes, had strides {tensor.stride()}")
+    if not 0 <= axis < tensor.dim():
+        raise ValueError(f"axis must be from 0 to {tensor.dim() - 1}, was {axis}")
+    for name, places in (("to", to), ("source", source)):
+        check_assignment(name, places, to.shape[0] if to.dim() else 1, tensor.device)
+
+
+def permute_(tensor, axis, to, source):
+    """torch.ops.bimt_fast.permute_ without the dispatcher."""
+    _permute_check(tensor, axis, to, source)
+    kernels(tensor.device).permute_(tensor, axis, to, source)
+    torch.autograd.graph.increment_version(tensor)
+
+
+_register(
+    "permute_(Tensor(a!) tensor, int axis, Tensor to, Tensor source) -> ()",
+    permute_,
+    lambda *arguments: _permute_check(*arguments),
+)
+
+
 # label_nulls: not differentiable
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..geometry import TABLE, TABLE_CODE, metric_row
 from . import reference
-from .reference import widened
+from .reference import permute_, widened
 
 try:
     from .. import _cpu
@@ -31,6 +31,7 @@ __all__ = [
     "greedy_swaps",
     "label_nulls",
     "linear_assignment",
+    "permute_",
     "placement_cost",
     "placement_cost_backward",
     "placement_swaps",

@@ -7,6 +7,7 @@ import torch
 
 from . import cuda_native
 from .cuda_penalty import adamw, add_grad, connection_cost, connection_cost_backward, total_cost
+from .cuda_search import label_nulls, permute_
 
 __all__ = [
     "adamw",
@@ -15,6 +16,8 @@ __all__ = [
     "connection_cost",
     "connection_cost_backward",
     "details",
+    "label_nulls",
+    "permute_",
     "total_cost",
 ]
 

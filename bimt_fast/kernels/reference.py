@@ -464,6 +464,16 @@ class _Walk:
         return z ^ z >> 31
 
 
+def permute_(
+    tensor: Tensor,  # changed in place
+    axis: int,
+    to: Tensor,  # (k,) int64
+    source: Tensor,  # (k,) int64, the same places in another order
+) -> None:
+    """Along an axis, place to[k] takes what was in place source[k]."""
+    tensor.index_copy_(axis, to, tensor.index_select(axis, source))
+
+
 def label_nulls(
     labels: Tensor,  # (n,) int64, from 0 to clusters - 1
     neighbours: Tensor,  # (n, degree) int64, -1 for none

@@ -10,9 +10,14 @@ import torch
 
 try:
     import triton
+
+    from .triton_labels import label_nulls
+    from .triton_permute import permute_
 except ImportError as error:
     triton = None
     _import_error = str(error)
+
+__all__ = ["can_run", "details", "label_nulls", "permute_"]
 
 
 def can_run(device: torch.device) -> tuple[bool, str]:
