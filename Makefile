@@ -5,8 +5,9 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 NATIVE := $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/*.h csrc/cpu/*.cpp csrc/cpu/kernels/*.cpp \
   csrc/cuda/*.h csrc/cuda/*.cu)
+SIMULATED := $(wildcard tests/gpu/*.h tests/gpu/*.cpp)
 
-.PHONY: all demo test bench bench-compare experiments lint format clean
+.PHONY: all demo test test-all gpu-check gpu-test gpu-bench bench bench-compare experiments lint format clean
 
 all: $(READY)
 
@@ -22,6 +23,18 @@ demo: $(READY)
 test: $(READY)
 	$(RUN) -m pytest -m "not slow"
 
+test-all: $(READY)
+	BIMT_FAST_TEST_ALL=1 $(RUN) -m pytest -m "not slow"
+
+gpu-check: $(READY)
+	$(RUN) benchmarks/gpu_check.py
+
+gpu-test: $(READY)
+	$(RUN) -m pytest tests/test_parity.py tests/test_gpu.py -k "cuda or triton or gpu"
+
+gpu-bench: $(READY)
+	$(RUN) benchmarks/gpu_bench.py
+
 experiments: $(READY)
 	$(RUN) -m pytest -m slow -s
 
@@ -35,12 +48,12 @@ bench-compare: $(READY)
 lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/clang-format --dry-run --Werror $(NATIVE)
+	$(VENV)/bin/clang-format --dry-run --Werror $(NATIVE) $(SIMULATED)
 
 format: $(READY)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
-	$(VENV)/bin/clang-format -i $(NATIVE)
+	$(VENV)/bin/clang-format -i $(NATIVE) $(SIMULATED)
 
 clean:
 	rm -rf $(VENV) build runs *.egg-info bimt_fast/*.so bimt_fast/_build.json

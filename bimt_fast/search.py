@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .backends import kernels
 from .functional import best_swaps
-from .ops import check_assignment, check_permutation, check_shape
+from .ops import best_swaps_unchecked, check_assignment, check_permutation, check_shape
 from .quadratic import Placed, Problem
 from .quadratic import search as search_quadratic
 
@@ -129,17 +129,20 @@ def matching(cost: Tensor, assignment: Tensor) -> tuple[Tensor, int]:
         The new assignment and the number of swaps done.
     """
     assignment, swaps, least = assignment.clone(), 0, resolution(cost)
+    found = best_swaps(cost, assignment)
     while True:
-        first, second = _disjoint_pairs(*best_swaps(cost, assignment), least)
-        if not first:
+        pairs = _disjoint_pairs(*found, least)
+        count = len(pairs[0])
+        if not count:
             return assignment, swaps
-        both, other = torch.tensor(first + second), torch.tensor(second + first)
-        assignment[both] = assignment[other]
-        swaps += len(first)
+        assignment, swaps = _swapped(assignment, pairs, count), swaps + count
+        found = best_swaps_unchecked(cost, assignment)
 
 
 def _disjoint_pairs(delta: Tensor, partner: Tensor, least: float) -> tuple[list[int], list[int]]:
-    gains, partners = delta.cpu().numpy(), partner.tolist()
+    # In one transfer from a GPU, all that a round of swaps waits for; float64 holds every index.
+    gains, partners = torch.stack([delta.double(), partner.double()]).cpu().numpy()
+    partners = partners.astype(int).tolist()
     free = [True] * len(partners)
     first: list[int] = []
     second: list[int] = []

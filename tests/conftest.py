@@ -12,27 +12,31 @@ import torch
 if not torch.cuda.is_available():  # before triton is imported, which torch leaves to its users
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+import inputs
+
 import bimt_fast as bf
 from bimt_fast import backends
 
 
-def usable(name: str) -> tuple[bool, str]:
+def usable(name: str, device: str = "cpu") -> tuple[bool, str]:
     try:
-        return import_module(f"bimt_fast.kernels.{name}").can_run(torch.device("cpu"))
+        return import_module(f"bimt_fast.kernels.{name}").can_run(torch.device(device))
     except ImportError as error:
         return False, str(error)
 
 
 @pytest.fixture(params=backends.PREFERENCE["cpu"])
-def backend(request):
+def backend(request, monkeypatch):
     """Forces each backend in turn; one that cannot run is skipped with its reason."""
     name = request.param
     if name == "cuda-sim":
         request.getfixturevalue("simulated_gpu")
         name = "cuda"
-    able, reason = usable(name)
+    device = "cuda" if inputs.GPU and request.param in ("cuda", "triton") else "cpu"
+    able, reason = usable(name, device)
     if not able:
         pytest.skip(f"backend {request.param}: {reason}")
+    monkeypatch.setattr(inputs, "device", device)
     with bf.backend(name):
         yield request.param
 

@@ -25,6 +25,9 @@ METRICS = (*bf.geometry.METRICS, "table")
 TABLE_ROWS = 40
 # What serves CPU tensors, in earnest or for tests. What imitates a GPU is slow and meets a part of the cases.
 BACKENDS = ("cpu", "cuda-sim", "triton", "reference")
+GPU = torch.cuda.is_available()
+if GPU:  # the same cases on the GPU, where nothing is imitated: make gpu-test
+    BACKENDS += ("cuda",)
 _IMITATIONS = ("cuda-sim", "triton")
 _ALL = os.environ.get("BIMT_FAST_TEST_ALL") == "1"  # make test-all
 METRIC_FREE = ("swap_deltas", "swap_deltas_backward", "best_swaps", "quadratic_walks", "label_nulls", "permute_")
@@ -34,7 +37,8 @@ Sample = tuple[str, tuple]
 
 def is_tested(backend: str, dtype: torch.dtype, n: int) -> bool:
     """Whether a case of the parity tests is run for a backend."""
-    return _ALL or backend not in _IMITATIONS or (dtype in (torch.float32, torch.bfloat16) and n in (1, 17, 65))
+    imitation = backend in _IMITATIONS and not (GPU and backend == "triton")
+    return _ALL or not imitation or (dtype in (torch.float32, torch.bfloat16) and n in (1, 17, 65))
 
 
 def generator(*seed: object) -> torch.Generator:
@@ -356,18 +360,19 @@ def tensors(arguments: object) -> list[Tensor]:
     return found
 
 
-def fresh(arguments: tuple, dtype: torch.dtype | None = None) -> tuple:
+def fresh(arguments: tuple, dtype: torch.dtype | None = None, device: str = "cpu") -> tuple:
     """Copies with the same strides, float tensors in another dtype if wanted."""
 
     def copy(x: Tensor) -> Tensor:
         kind = dtype if dtype is not None and x.is_floating_point() else x.dtype
         last = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
-        memory = torch.zeros(last + 1 if x.numel() else 0, dtype=kind)
+        memory = torch.zeros(last + 1 if x.numel() else 0, dtype=kind, device=device)
         return memory.as_strided(x.shape, x.stride()).copy_(x)
 
     return mapped(arguments, copy)
 
 
+device = "cpu"  # where call puts its arguments: where the backend under test is (conftest.py)
 CHANGED = {  # the arguments that an op changes in place
     "add_grad": (1,),
     "adamw": (0, 2, 3, 4),
@@ -376,13 +381,14 @@ CHANGED = {  # the arguments that an op changes in place
 }
 
 
-def call(op: str, arguments: tuple) -> list[Tensor]:
-    """Runs an op on copies of the arguments; the tensors it returned or changed, in a list."""
-    arguments = fresh(arguments)
+def call(op: str, arguments: tuple, where: str | None = None) -> list[Tensor]:
+    """Runs an op on copies of its arguments, where the backend is if nowhere else; what it returned or changed."""
+    arguments = fresh(arguments, device=where or device)
     result = getattr(torch.ops.bimt_fast, op)(*arguments)
     results = [result] if isinstance(result, Tensor) else list(result or ())
     changed = [arguments[k] for k in CHANGED.get(op, ())]
-    return results + [x for part in changed for x in ([part] if isinstance(part, Tensor) else part)]
+    results += [x for part in changed for x in ([part] if isinstance(part, Tensor) else part)]
+    return [x.cpu() for x in results]
 
 
 def mlp(*shape: int, seed: object = 0, dtype: torch.dtype = torch.float64, **settings) -> bf.nn.BioMLP:

@@ -3,14 +3,12 @@
 The functions are those of reference.py, whose docstrings say what each computes.
 """
 
-import json
-from pathlib import Path
-
 import torch  # before _cpu, which uses the OpenMP runtime that torch brings
 from torch import Tensor
 
 from ..geometry import TABLE, TABLE_CODE, metric_row
 from . import reference
+from .build import why_missing
 from .reference import permute_, widened
 
 try:
@@ -60,7 +58,7 @@ def can_run(device: torch.device) -> tuple[bool, str]:
     if device.type != "cpu":
         return False, f"the cpu backend serves CPU tensors, not {device.type}"
     if _cpu is None:
-        return False, _why_missing()
+        return False, why_missing("_cpu", _import_error)
     return True, ""
 
 
@@ -68,18 +66,6 @@ def details() -> str:
     """What was compiled, for `python -m bimt_fast info`."""
     openmp = "threads of torch's pool" if _cpu.openmp() else "serial, built without OpenMP"
     return f"{_cpu.instruction_set()} of {', '.join(_cpu.instruction_sets())}; {openmp}"
-
-
-def _why_missing() -> str:
-    """What the build said (setup.py), or else what the import said."""
-    try:
-        notes = json.loads((Path(__file__).parent.parent / "_build.json").read_text())
-        note = notes["bimt_fast._cpu"]
-    except (OSError, ValueError, KeyError):
-        return f"bimt_fast._cpu was never built here: {_import_error}"
-    if note["built"]:
-        return f"bimt_fast._cpu was built ({note['note']}) but cannot be imported: {_import_error}"
-    return f"bimt_fast._cpu was not built: {note['note']}"
 
 
 def connection_cost(

@@ -6,6 +6,7 @@ The functions are those of reference.py, whose docstrings say what each computes
 import torch
 
 from . import cuda_native
+from .build import why_missing
 from .cuda_penalty import adamw, add_grad, connection_cost, connection_cost_backward, total_cost
 from .cuda_search import label_nulls, permute_
 
@@ -29,7 +30,7 @@ def can_run(device: torch.device) -> tuple[bool, str]:
     if device.type != "cuda":
         return False, f"the cuda backend serves CUDA tensors, not {device.type}"
     if cuda_native._cuda is None:
-        return False, f"bimt_fast._cuda cannot be imported: {cuda_native.import_error}"
+        return False, why_missing("_cuda", cuda_native.import_error)
     if not torch.cuda.is_available():
         return False, f"bimt_fast._cuda is built ({details()}), but torch sees no GPU"
     return True, ""

@@ -43,14 +43,8 @@ def _shuffle(shuffled, takers, labels, first, count, n, seed: tl.int64, LANES: t
 
 
 @triton.jit
-def _figures(
-    nulls, shuffled, takers, neighbours, points, order, bounds, shares, count, n, degree, clusters,
-    WIDTH: tl.constexpr, LANES: tl.constexpr,
-):  # fmt: skip
-    """(count, 3), sums over neurons and over clusters; points are (n, WIDTH), the index first, padded with zeros.
-
-    order: neurons by label; those of cluster c are from bounds[c] to bounds[c + 1], and shares[c] is 1 / their number.
-    """
+def _isolated(nulls, shuffled, neighbours, count, n, degree, LANES: tl.constexpr):
+    """How many neurons have no neighbour with their label, to (count, 3)."""
     lane = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
     there = lane < count
     stride = count.to(tl.int64)
@@ -63,6 +57,20 @@ def _figures(
             label = tl.load(shuffled + tl.maximum(near, 0) * stride + lane, mask=there, other=-1)
             accompanied = accompanied | (tl.where(near < 0, -1, label) == own)
         isolated += tl.where(accompanied, 0.0, 1.0)
+    tl.store(nulls + lane * 3, isolated, mask=there)
+
+
+@triton.jit
+def _variances(
+    nulls, takers, points, order, bounds, shares, count, clusters, WIDTH: tl.constexpr, LANES: tl.constexpr
+):  # fmt: skip
+    """Sums of the variances within clusters, to (count, 3); points are (n, WIDTH), the index first, padded with zeros.
+
+    order: neurons by label; those of cluster c are from bounds[c] to bounds[c + 1], and shares[c] is 1 / their number.
+    """
+    lane = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
+    there = lane < count
+    stride = count.to(tl.int64)
     axis = tl.arange(0, WIDTH)
     variance = tl.zeros((LANES, WIDTH), tl.float64)
     for c in range(clusters):
@@ -80,7 +88,6 @@ def _figures(
         variance += squares * share
     index = tl.sum(tl.where(axis == 0, variance, 0.0), 1)
     position = tl.sum(tl.where(axis == 0, 0.0, variance), 1)
-    tl.store(nulls + lane * 3, isolated, mask=there)
     tl.store(nulls + lane * 3 + 1, index, mask=there)
     tl.store(nulls + lane * 3 + 2, position, mask=there)
 
@@ -113,8 +120,9 @@ def label_nulls(
         grid = (triton.cdiv(count, _LANES),)
         shuffled, takers = own.new_empty(n, count), own.new_empty(n, count)
         _shuffle[grid](shuffled, takers, own, first, count, n, seed, LANES=_LANES, num_warps=_LANES // 32)
-        _figures[grid](
-            part, shuffled, takers, near, points, order, bounds, shares, count, n, neighbours.shape[1], len(shares),
+        _isolated[grid](part, shuffled, near, count, n, neighbours.shape[1], LANES=_LANES, num_warps=_LANES // 32)
+        _variances[grid](
+            part, takers, points, order, bounds, shares, count, len(shares),
             WIDTH=points.shape[1], LANES=_LANES, num_warps=_LANES // 32,
         )  # fmt: skip
     return nulls / nulls.new_tensor([n, len(shares), len(shares)])
@@ -124,5 +132,6 @@ def aot_cases() -> Iterator[tuple]:
     """For tests/gpu/aot.py."""
     narrow, wide, real, warps = torch.int32, torch.int64, torch.float64, {"num_warps": _LANES // 32}
     yield _shuffle, (narrow, narrow, narrow, 0, 10_001, 400, 7), {"LANES": _LANES, **warps}, 64
-    arguments = (real, narrow, narrow, narrow, real, wide, wide, real, 10_001, 400, 8, 6)
-    yield _figures, arguments, {"WIDTH": 4, "LANES": _LANES, **warps}, 96
+    yield _isolated, (real, narrow, narrow, 10_001, 400, 8), {"LANES": _LANES, **warps}, 64
+    arguments = (real, narrow, real, wide, wide, real, 10_001, 6)
+    yield _variances, arguments, {"WIDTH": 4, "LANES": _LANES, **warps}, 96

@@ -229,7 +229,7 @@ __device__ __forceinline__ T next_weight(T w, T g, T charge, const Step<T>& step
 }
 
 template <class S, class T = Compute<S>>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     adamw_kernel(const __grid_constant__ StatePieces<S> all, int metric, const Matrix<const T> table, double lr,
                  double beta1, double beta2, double eps, double weight_decay, double lam, bool proximal,
                  double* partial) {

@@ -310,6 +310,12 @@ inline char* fresh_pages(size_t size) {
   return static_cast<char*>(pages);
 }
 
+// For the thread sanitizer: blocks share no memory, and what was in it is nobody's.
+inline void renew(char*& pages, size_t size) {
+  munmap(pages, size);
+  pages = fresh_pages(size);
+}
+
 inline void make_fibers(Block& block) {
   const dim3 size = launch_now->block;
   for (unsigned k = 0; k < block.fibers.size(); ++k) {
@@ -332,6 +338,7 @@ inline void run_block(Block& block, std::vector<unsigned>& turns, std::mt19937& 
   block_now = &block;
   block.alive = unsigned(block.fibers.size());
   block.used = 0;
+  SIM_TSAN(renew(launch.stacks, block.fibers.size() * kStack); renew(launch.arena, kArena);)
   memset(launch.arena, 0xff, kArena);
   make_fibers(block);
   for (bool ran = true; ran && launch.error.empty();) {

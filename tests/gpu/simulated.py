@@ -40,7 +40,7 @@ def objects(sources: list[Path], folder: Path, flags: list[str]) -> list[str]:
         target = folder / f"{source.name}.{state.hexdigest()[:16]}.o"
         if not target.exists():
             partial = target.with_suffix(f".{os.getpid()}")
-            command = [compiler(), *FLAGS, *flags, "-x", "c++", "-c", str(source), "-o", str(partial)]
+            command = [compiler(), *flags, *FLAGS, "-x", "c++", "-c", str(source), "-o", str(partial)]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise RuntimeError(f"{source.name} does not compile for the simulator:\n{done.stderr}")
