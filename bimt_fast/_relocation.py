@@ -252,6 +252,13 @@ class Moves:
     size: int
     to: Tensor
     source: Tensor
+    copies: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, compare=False)
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Both lists of places on a device."""
+        if device not in self.copies:
+            self.copies[device] = self.to.to(device), self.source.to(device)
+        return self.copies[device]
 
     @classmethod
     def of(cls, order: Tensor) -> "Moves":
@@ -270,10 +277,9 @@ class Mover:
     def permute(self, tensor: Tensor, by_axis: dict[int, Moves]) -> None:
         for axis, moves in by_axis.items():
             if tensor.shape[axis] == moves.size:  # an optimizer's row and column factors have one of the axes
-                step, to = (tensor, axis, moves), moves.to.to(tensor.device)
-                taken = tensor.index_select(axis, moves.source.to(tensor.device))
+                step, (to, source) = (tensor, axis, moves), moves.on(tensor.device)
                 self.current = (step, tensor.index_select(axis, to))
-                tensor.index_copy_(axis, to, taken)
+                torch.ops.bimt_fast.permute_(tensor, axis, to, source)
                 self.done.append(step)
                 self.current = None
 
@@ -281,12 +287,12 @@ class Mover:
         # An interrupt may fall between the copy and its entry in `done`, so the step in hand keeps what it replaces.
         if self.current is not None:
             (tensor, axis, moves), old = self.current
-            tensor.index_copy_(axis, moves.to.to(tensor.device), old)
+            tensor.index_copy_(axis, moves.on(tensor.device)[0], old)
             if self.done and self.done[-1] is self.current[0]:
                 self.done.pop()
         for tensor, axis, moves in reversed(self.done):
-            moved = tensor.index_select(axis, moves.to.to(tensor.device))
-            tensor.index_copy_(axis, moves.source.to(tensor.device), moved)
+            to, source = moves.on(tensor.device)
+            torch.ops.bimt_fast.permute_(tensor, axis, source, to)
 
 
 def companions(tensor: Tensor, optimizers: Iterable[torch.optim.Optimizer]) -> Iterator[tuple[Tensor, dict[int, int]]]:

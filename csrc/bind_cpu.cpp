@@ -409,6 +409,23 @@ void bind_quadratic_walks(bool integers, int64_t n, const py::tuple& addresses, 
   });
 }
 
+// sizes: n, clusters, neighbours of each, coordinates. addresses: labels, neighbours, positions, results.
+void bind_label_nulls(const py::tuple& sizes, const py::tuple& addresses, int64_t permutations, uint64_t seed,
+                      int threads) {
+  Fields size(sizes), fields(addresses);
+  LabelArgs args = {};
+  for (int64_t* field : {&args.n, &args.clusters, &args.degree, &args.dim}) *field = size.integer();
+  args.labels = fields.address<const int32_t>();
+  args.neighbours = fields.address<const int32_t>();
+  args.positions = fields.address<const double>();
+  args.nulls = fields.address<double>();
+  args.permutations = permutations;
+  args.seed = seed;
+  args.threads = threads;
+  const py::gil_scoped_release release;
+  with_instruction_set([&](auto isa) { label_nulls<decltype(isa)>(args); });
+}
+
 std::vector<std::string> instruction_set_names() {
   std::vector<std::string> names;
   for (InstructionSet set : supported_instruction_sets()) names.push_back(name(set));
@@ -444,6 +461,7 @@ PYBIND11_MODULE(_cpu, module) {
   module.def("greedy_swaps", &bind_greedy_swaps);
   module.def("linear_assignment", &bind_linear_assignment);
   module.def("placement_swaps", &bind_placement_swaps);
+  module.def("label_nulls", &bind_label_nulls);
   module.def("quadratic_walks", &bind_quadratic_walks);
   module.def("quadratic_stride", &quadratic_stride);
   module.def("quadratic_memory", &quadratic_memory);

@@ -319,6 +319,40 @@ void bind_placement_walk(const py::tuple& queue, int dtype, const py::list& desc
   });
 }
 
+// sizes: n, clusters, neighbours of each, coordinates. addresses: as in LabelArgs, from labels on.
+void bind_label_nulls(const py::tuple& queue, const py::tuple& sizes, const py::tuple& addresses, int64_t permutations,
+                      uint64_t seed) {
+  Fields size(sizes), fields(addresses);
+  LabelArgs args = {};
+  for (int64_t* field : {&args.n, &args.clusters, &args.degree, &args.dim}) *field = size.integer();
+  args.labels = fields.address<const int32_t>();
+  args.neighbours = fields.address<const int32_t>();
+  for (const double** field : {&args.positions, &args.shares, &args.weights}) *field = fields.address<const double>();
+  args.workspace = fields.address<int32_t>();
+  args.nulls = fields.address<double>();
+  args.permutations = permutations;
+  args.seed = seed;
+  label_nulls(queue_of(queue), args);
+}
+
+// addresses: tensor, workspace, to, source. axes: size and stride of each.
+void bind_permute(const py::tuple& queue, const py::tuple& addresses, const py::tuple& axes, int moving) {
+  Fields fields(addresses), numbers(axes);
+  PermuteArgs args = {};
+  args.data = fields.address<char>();
+  args.workspace = fields.address<char>();
+  args.to = fields.address<const int64_t>();
+  args.source = fields.address<const int64_t>();
+  args.axes = static_cast<int>(axes.size() / 2);
+  args.moving = moving;
+  if (args.axes > kPermutedAxes) throw py::value_error("a tensor has too many axes");
+  for (int k = 0; k < args.axes; ++k) {
+    args.size[k] = numbers.integer();
+    args.stride[k] = numbers.integer();
+  }
+  permute(queue_of(queue), args);
+}
+
 }  // namespace
 }  // namespace gpu
 }  // namespace bimt
@@ -343,4 +377,8 @@ PYBIND11_MODULE(BIMT_MODULE, module) {
   module.def("add_parts", &bind_add_parts);
   module.def("placement_moments", &bind_placement_moments);
   module.def("placement_walk", &bind_placement_walk);
+  module.def("label_workspace", &label_workspace);
+  module.def("label_nulls", &bind_label_nulls);
+  module.def("permuted_axes", [] { return kPermutedAxes; });
+  module.def("permute", &bind_permute);
 }

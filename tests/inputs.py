@@ -30,7 +30,7 @@ if GPU:  # the same cases on the GPU, where nothing is imitated: make gpu-test
     BACKENDS += ("cuda",)
 _IMITATIONS = ("cuda-sim", "triton")
 _ALL = os.environ.get("BIMT_FAST_TEST_ALL") == "1"  # make test-all
-METRIC_FREE = ("swap_deltas", "swap_deltas_backward", "best_swaps", "quadratic_walks")
+METRIC_FREE = ("swap_deltas", "swap_deltas_backward", "best_swaps", "quadratic_walks", "label_nulls", "permute_")
 
 Sample = tuple[str, tuple]
 
@@ -294,6 +294,48 @@ def quadratic_walks(dtype: torch.dtype, metric: str, n: int, smooth=False) -> It
         yield name, (*matrices, *results, tabu, symmetric, 0.0, float("inf"))
 
 
+def labelled(n: int, clusters: int, dim: int, permutations: int = 3) -> tuple:
+    """Labels of which some clusters may have none, up to three neighbours each, points; and the numbers of an op."""
+    g = generator("labels", n, clusters, dim)
+    labels = torch.randint(clusters, (n,), generator=g) if n else torch.empty(0, dtype=torch.int64)
+    near = torch.randint(-1, max(n, 1), (n, 3), generator=g)
+    return labels, near, positions(n, dim, "random", "labels"), clusters, permutations, 2**62 + n
+
+
+def label_nulls(dtype: torch.dtype, metric: str, n: int, smooth=False) -> Iterator[Sample]:
+    """In float64, whatever the dtype."""
+    for clusters, dim in ((1, 1), (4, 2), (n + 3, 5)):
+        labels, near, points, *numbers = labelled(n, clusters, dim)
+        yield f"{n}-{clusters}-{dim}", (labels, near, points, *numbers)
+        yield f"{n}-{clusters}-{dim}-strided", (labels, near.T.contiguous().T, points.repeat(1, 2)[:, ::2], *numbers)
+
+
+def permute_(dtype: torch.dtype, metric: str, n: int, smooth=False) -> Iterator[Sample]:
+    """Tensors of one to four axes in several layouts, of which some of the places along one axis move."""
+    place = permutation(n, "moving")
+    to = place[: n - n // 3]
+    source = to.roll(1)
+    m = 16
+    along = {
+        "vector": (matrix(1, n, dtype=dtype)[0], 0),
+        "strided-vector": (matrix(n, 3, dtype=dtype)[:, 1], 0),
+        "rows": (matrix(n, m, dtype=dtype), 0),
+        "odd-rows": (matrix(n, 7, dtype=dtype), 0),
+        "columns": (matrix(m, n, dtype=dtype), 1),
+        "rows-of-a-transpose": (matrix(n, m, "transposed", dtype=dtype), 0),
+        "strided-rows": (matrix(n, m, "strided", dtype=dtype), 0),
+        "kernel": (matrix(4 * n, 9, dtype=dtype).reshape(4, n, 3, 3), 1),
+        "channels-last": (
+            matrix(4 * n, 12, dtype=dtype).reshape(4, n, 3, 4).to(memory_format=torch.channels_last),
+            1,
+        ),
+        "gaps-everywhere": (matrix(6 * n, 30, dtype=dtype).reshape(6, n, 5, 6)[::2, :, 1::2, ::3], 1),
+    }
+    for name, (tensor, axis) in along.items():
+        yield f"{n}-{name}", (tensor, axis, to, source)
+    yield f"{n}-nothing", (matrix(n, m, dtype=dtype), 0, to[:0], source[:0])
+
+
 SAMPLES: dict[str, Callable[..., Iterator[Sample]]] = {
     "connection_cost": connection_cost,
     "connection_cost_backward": connection_cost_backward,
@@ -306,6 +348,8 @@ SAMPLES: dict[str, Callable[..., Iterator[Sample]]] = {
     "best_swaps": swap_deltas,
     "placement_swaps": placement_swaps,
     "quadratic_walks": quadratic_walks,
+    "label_nulls": label_nulls,
+    "permute_": permute_,
 }
 
 
@@ -341,6 +385,7 @@ CHANGED = {  # the arguments that an op changes in place
     "add_grad": (1,),
     "adamw": (0, 2, 3, 4),
     "quadratic_walks": (3, 6, 7),
+    "permute_": (0,),
 }
 
 

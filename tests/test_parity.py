@@ -73,7 +73,9 @@ def check_close(name, op, arguments, results, expected):
 
 def cases():
     """Op, metric and dtype; costs of swaps know no metric and no 16-bit dtype."""
-    for op in sorted(set(inputs.SAMPLES) - {"best_swaps", "placement_swaps", "quadratic_walks"}):
+    for op in sorted(
+        set(inputs.SAMPLES) - {"best_swaps", "placement_swaps", "quadratic_walks", "label_nulls", "permute_"}
+    ):
         if op in inputs.METRIC_FREE:
             yield from ((op, "l1", dtype) for dtype in inputs.DTYPES)
         else:
@@ -129,6 +131,29 @@ def test_quadratic_walks(dtype, n, backend):
         results = inputs.call("quadratic_walks", arguments)
         for got, want in zip(results, expected_results("quadratic_walks", arguments), strict=True):
             assert torch.equal(got, want), name
+
+
+@pytest.mark.parametrize("dtype, n, backend", swap_cases([torch.float32]), indirect=["backend"])
+def test_label_nulls(dtype, n, backend):
+    for name, arguments in inputs.SAMPLES["label_nulls"](dtype, "l1", n):
+        (got,), (want,) = inputs.call("label_nulls", arguments), expected_results("label_nulls", arguments)
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
+        assert torch.equal(got[:, 0], want[:, 0]), name
+
+
+@pytest.mark.parametrize("backend", inputs.BACKENDS, indirect=True)
+@pytest.mark.parametrize("n", (1, 2, 17, 65))
+def test_permute(n, backend):
+    """Against a loop, for elements of 1 to 16 bytes, at addresses that allow wide words and others."""
+    for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.uint8, torch.bool, torch.complex128):
+        for name, (tensor, axis, to, source) in inputs.SAMPLES["permute_"](torch.float64, "l1", n):
+            (tensor,) = inputs.fresh((tensor,))
+            converted = torch.empty_strided(tensor.shape, tensor.stride(), dtype=dtype).copy_(10 * tensor.abs())
+            expected = converted.clone()
+            for place, other in zip(to.tolist(), source.tolist(), strict=True):
+                expected.select(axis, place).copy_(converted.select(axis, other))
+            torch.ops.bimt_fast.permute_(converted, axis, to, source)
+            assert torch.equal(converted, expected), f"{name} {dtype}"
 
 
 @pytest.mark.parametrize("metric", inputs.METRICS)

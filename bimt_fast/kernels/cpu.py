@@ -9,7 +9,7 @@ from torch import Tensor
 from ..geometry import TABLE, TABLE_CODE, metric_row
 from . import reference
 from .build import why_missing
-from .reference import widened
+from .reference import permute_, widened
 
 try:
     from .. import _cpu
@@ -27,7 +27,9 @@ __all__ = [
     "connection_cost_backward",
     "details",
     "greedy_swaps",
+    "label_nulls",
     "linear_assignment",
+    "permute_",
     "placement_cost",
     "placement_cost_backward",
     "placement_swaps",
@@ -457,6 +459,24 @@ def quadratic_walks(
         seconds,
         _threads(),
     )
+
+
+def label_nulls(
+    labels: Tensor,  # (n,) int64
+    neighbours: Tensor,  # (n, degree) int64
+    positions: Tensor,  # (n, dim) float64
+    clusters: int,
+    permutations: int,
+    seed: int,
+) -> Tensor:  # (1 + permutations, 3)
+    if len(labels) == 0:
+        return positions.new_zeros(1 + permutations, 3)
+    inputs = (labels.to(torch.int32).contiguous(), neighbours.to(torch.int32).contiguous(), positions.contiguous())
+    nulls = torch.empty(1 + permutations, 3, dtype=torch.float64)
+    sizes = (len(labels), clusters, neighbours.shape[1], positions.shape[1])
+    addresses = tuple(x.data_ptr() for x in (*inputs, nulls))
+    _cpu.label_nulls(sizes, addresses, permutations, seed, _threads())
+    return nulls
 
 
 def _parts(weights: list[Tensor], peers: list[Tensor], incoming: int, coefficients: list[float]) -> list[tuple]:

@@ -9,6 +9,7 @@ from . import cuda_native
 from .build import why_missing
 from .cuda_penalty import adamw, add_grad, connection_cost, connection_cost_backward, total_cost
 from .cuda_placement import placement_cost, placement_cost_backward, placement_swaps
+from .cuda_search import label_nulls, permute_
 from .cuda_swaps import best_swaps, swap_deltas, swap_deltas_backward
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "connection_cost",
     "connection_cost_backward",
     "details",
+    "label_nulls",
+    "permute_",
     "placement_cost",
     "placement_cost_backward",
     "placement_swaps",

@@ -13,7 +13,9 @@ from .reference import assignment_bound, linear_assignment  # of CPU tensors onl
 try:
     import triton
 
+    from .triton_labels import label_nulls
     from .triton_penalty import adamw, add_grad, connection_cost, connection_cost_backward, total_cost
+    from .triton_permute import permute_
     from .triton_placement import placement_cost, placement_cost_backward, placement_swaps
     from .triton_search import (
         best_swaps,
@@ -38,7 +40,9 @@ __all__ = [
     "connection_cost_backward",
     "details",
     "greedy_swaps",
+    "label_nulls",
     "linear_assignment",
+    "permute_",
     "placement_cost",
     "placement_cost_backward",
     "placement_swaps",

@@ -246,6 +246,21 @@ constexpr int64_t quadratic_memory(int64_t n, int64_t size) {
 template <class Isa, class T>
 void quadratic_walks(const QuadraticArgs<T>& args);
 
+// Figures of modularity of labelled neurons, as the labels are and permuted.
+struct LabelArgs {
+  int64_t n, clusters, degree, dim;
+  const int32_t* labels;      // (n,), from 0 to clusters - 1
+  const int32_t* neighbours;  // (n, degree), -1 for none
+  const double* positions;    // (n, dim)
+  int64_t permutations;
+  uint64_t seed;
+  double* nulls;  // (1 + permutations, 3)
+  int threads;
+};
+
+template <class Isa>
+void label_nulls(const LabelArgs& args);
+
 // What assignment.h does with one row of an n x n cost matrix; a price of minus infinity closes its column. The lowest
 // index wins on ties, and -1 stands for none.
 template <class T>

@@ -255,6 +255,35 @@ struct WalkArgs {
 // cost[i, order[p]] = sum over parts of coefficient * (scale * (u_p A(u_p) - B(u_p)) + a_p A + b_p B + c_p S)
 template <class S>
 void placement_walk(const Queue& queue, const WalkArgs<S>& args);
+// Figures of modularity of labelled neurons, as the labels are and permuted.
+struct LabelArgs {
+  int64_t n, clusters, degree, dim;
+  const int32_t* labels;      // (n,), from 0 to clusters - 1
+  const int32_t* neighbours;  // (degree, n), -1 for none
+  const double* positions;    // (dim, n)
+  const double* shares;       // (clusters,): 1 / neurons of each; anything where there are none
+  const double* weights;      // (clusters,): shares / clusters that have neurons; 0 where there are none
+  int64_t permutations;
+  uint64_t seed;
+  int32_t* workspace;  // (label_workspace,)
+  double* nulls;       // (1 + permutations, 3)
+};
+
+int64_t label_workspace(int64_t n, int64_t permutations);
+
+void label_nulls(const Queue& queue, const LabelArgs& args);
+
+constexpr int kPermutedAxes = 5;
+
+// A tensor as bytes: axes from the largest stride to the smallest, the last one of consecutive bytes.
+struct PermuteArgs {
+  char *data, *workspace;
+  const int64_t *to, *source;  // along the axis that moves: place to[k] takes what was in place source[k]
+  int axes, moving;            // the size of the axis that moves is the number of places
+  int64_t size[kPermutedAxes], stride[kPermutedAxes];
+};
+
+void permute(const Queue& queue, const PermuteArgs& args);
 
 }  // namespace gpu
 }  // namespace bimt
