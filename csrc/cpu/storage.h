@@ -61,5 +61,27 @@ BIMT_INLINE void write_row(const T* from, int64_t count, S* to, int64_t stride) 
   }
 }
 
+// A vector of consecutive numbers, widened.
+template <class V, class T>
+BIMT_INLINE V load_widened(const T* from) {
+  return load<V>(from);
+}
+
+template <class V>
+BIMT_INLINE V load_widened(const BFloat16* from) {
+  V wide;
+  BIMT_UNROLL
+  for (int i = 0; i < kLanes<float>; ++i) wide[i] = widened(from[i]);
+  return wide;
+}
+
+template <class V>
+BIMT_INLINE V load_widened(const Float16* from) {
+  V wide;
+  BIMT_UNROLL
+  for (int i = 0; i < kLanes<float>; ++i) wide[i] = widened(from[i]);
+  return wide;
+}
+
 }  // namespace
 }  // namespace bimt

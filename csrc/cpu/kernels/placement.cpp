@@ -6,6 +6,7 @@
 // length 1 (torus-l1) every knot has a second break, where the way round the other side becomes the shorter one. sql2
 // needs no order: its three moments over all knots give f(t) = t (t A - 2 B) + Q.
 
+#include "cpu/axis_scans.h"
 #include "cpu/neuron_block.h"
 #include "cpu/storage.h"
 
@@ -29,27 +30,6 @@ void gather_tile(const S* weight, const PlacementPart<S>& part, int64_t peers, i
     read_row(weight + k * part.peer_stride, part.neuron_stride, neurons, to);
     for (int64_t i = neurons; i < kNeurons; ++i) to[i] = 0;
   }
-}
-
-template <class V, class T>
-BIMT_INLINE V load_widened(const T* from) {
-  return load<V>(from);
-}
-
-template <class V>
-BIMT_INLINE V load_widened(const BFloat16* from) {
-  V wide;
-  BIMT_UNROLL
-  for (int i = 0; i < kLanes<float>; ++i) wide[i] = widened(from[i]);
-  return wide;
-}
-
-template <class V>
-BIMT_INLINE V load_widened(const Float16* from) {
-  V wide;
-  BIMT_UNROLL
-  for (int i = 0; i < kLanes<float>; ++i) wide[i] = widened(from[i]);
-  return wide;
 }
 
 template <class S, class T>
@@ -177,87 +157,13 @@ class BlockPlacement {
   // Calls emit(place, values of the block's neurons) for every place in order.
   template <class Emit>
   BIMT_INLINE bool scan(const PlacementAxis& axis, const Sum* sums, Emit emit) {
-    if (args_.metric == int(MetricCode::kSql2)) return scan_moments(axis, sums, emit);
-    if (args_.metric == int(MetricCode::kTorusL1)) return scan_circle(axis, sums, emit);
+    if (args_.metric == int(MetricCode::kSql2)) {
+      return scan_moments<T>(axis, sums, axis.places, axis.place_count, emit);
+    }
+    if (args_.metric == int(MetricCode::kTorusL1)) {
+      return scan_circle<T>(axis, sums, axis.places, axis.place_count, emit);
+    }
     return scan_line(axis, sums, emit);
-  }
-
-  // False when a weight was not finite.
-  static BIMT_INLINE bool finite(const Wide* weight) {
-    Wide poison = {};
-    for (int i = 0; i < kSums; ++i) poison += weight[i] - weight[i];
-    double sum = 0;
-    for (int i = 0; i < kWide; ++i) sum += poison[i];
-    return sum == 0;
-  }
-
-  template <class Emit>
-  bool scan_moments(const PlacementAxis& axis, const Sum* sums, Emit emit) {
-    Wide weight[kSums] = {}, moment[kSums] = {}, square[kSums] = {}, here[kSums];
-    for (int64_t l = 0; l < axis.knot_count; ++l) {
-      widen(sums + l * kNeurons, here);
-      const double knot = axis.knots[l];
-      BIMT_UNROLL
-      for (int i = 0; i < kSums; ++i) {
-        weight[i] += here[i];
-        moment[i] += here[i] * knot;
-        square[i] += here[i] * (knot * knot);
-      }
-    }
-    for (int64_t place = 0; place < axis.place_count; ++place) {
-      const double t = axis.places[place];
-      BIMT_UNROLL
-      for (int i = 0; i < kSums; ++i) here[i] = (weight[i] * t - (moment[i] + moment[i])) * t + square[i];
-      Full<T> value[kRows<T>];
-      narrow(here, value);
-      emit(place, value);
-    }
-    return finite(weight);
-  }
-
-  // f(t) = weight t - moment between breaks. Knots and places lie in [0, 1).
-  template <class Emit>
-  bool scan_circle(const PlacementAxis& axis, const Sum* sums, Emit emit) {
-    Wide weight[kSums] = {}, moment[kSums] = {}, here[kSums];
-    const int64_t count = axis.knot_count;
-    int64_t far = 0;  // the first knot whose opposite, half a turn away, lies before it
-    for (int64_t l = 0; l < count; ++l) {
-      const double knot = axis.knots[l];
-      far += knot < 0.5;
-      widen(sums + l * kNeurons, here);
-      const double slope = knot < 0.5 ? -1.0 : 1.0, start = knot < 0.5 ? knot : 1 - knot;
-      BIMT_UNROLL
-      for (int i = 0; i < kSums; ++i) {
-        weight[i] += here[i] * slope;
-        moment[i] -= here[i] * start;
-      }
-    }
-    const bool all_finite = finite(weight);
-    const auto bend = [&](int64_t l, double at, double change) {
-      widen(sums + l * kNeurons, here);
-      BIMT_UNROLL
-      for (int i = 0; i < kSums; ++i) {
-        weight[i] += here[i] * change;
-        moment[i] += here[i] * (change * at);
-      }
-    };
-    const auto opposite = [&](int64_t turned) {
-      return turned < count - far ? axis.knots[far + turned] - 0.5 : axis.knots[turned - (count - far)] + 0.5;
-    };
-    int64_t l = 0, turned = 0;
-    for (int64_t place = 0; place < axis.place_count; ++place) {
-      const double t = axis.places[place];
-      for (; l < count && axis.knots[l] <= t; ++l) bend(l, axis.knots[l], 2.0);
-      for (; turned < count && opposite(turned) <= t; ++turned) {
-        bend(turned < count - far ? far + turned : turned - (count - far), opposite(turned), -2.0);
-      }
-      BIMT_UNROLL
-      for (int i = 0; i < kSums; ++i) here[i] = weight[i] * t - moment[i];
-      Full<T> value[kRows<T>];
-      narrow(here, value);
-      emit(place, value);
-    }
-    return all_finite;
   }
 
   template <class Emit>
@@ -271,7 +177,7 @@ class BlockPlacement {
         moment[i] -= here[i] * axis.knots[l];
       }
     }
-    const bool all_finite = finite(weight);
+    const bool all_finite = finite_sums(weight);
 
     // From here on weight is 2 A(t) - A and moment is 2 B(t) - B.
     int64_t l = 0;
