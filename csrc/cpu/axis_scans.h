@@ -71,9 +71,15 @@ bool scan_circle(const PlacementAxis& axis, const Sum* sums, const double* place
   int64_t l = 0, turned = 0;
   for (int64_t place = 0; place < count; ++place) {
     const double t = places[place];
-    for (; l < knots && axis.knots[l] <= t; ++l) bend(l, axis.knots[l], 2.0);
-    for (; turned < knots && opposite(turned) <= t; ++turned) {
-      bend(turned < knots - far ? far + turned : turned - (knots - far), opposite(turned), -2.0);
+    for (;;) {  // in the order of the breaks, whatever the places: the same bits wherever they are looked at
+      const double near = l < knots ? axis.knots[l] : 2, across = turned < knots ? opposite(turned) : 2;
+      if (near > t && across > t) break;
+      if (near <= across) {
+        bend(l++, near, 2.0);
+      } else {
+        bend(turned < knots - far ? far + turned : turned - (knots - far), across, -2.0);
+        ++turned;
+      }
     }
     BIMT_UNROLL
     for (int i = 0; i < kSums; ++i) here[i] = weight[i] * t - moment[i];

@@ -6,8 +6,7 @@
 #pragma once
 
 #include "cpu/axis_scans.h"
-#include "cpu/neuron_block.h"
-#include "cpu/storage.h"
+#include "cpu/weight_tile.h"
 
 namespace bimt {
 namespace {
@@ -141,29 +140,19 @@ class NeuronBlock {
     }
   }
 
-  struct Tile {
-    alignas(64) T data[kLanes<T> * kNeurons];  // one row a peer
-  };
-
   void gather(const PlacementPart<S>& part, int64_t first_peer, int64_t begin, int64_t end, int64_t first_knot) {
     if (args_.neuron_order != nullptr) return gather_in_order(part, first_peer, begin, end, first_knot);
     const S* const weight = part.weight + first_ * part.neuron_stride;
     const bool whole = neurons_ == kNeurons;
     const int64_t next = kNeurons * part.neuron_stride;
-    Tile tile;
+    Tile<T> tile;
     for (int64_t k = begin; k < end; k += kLanes<T>) {
       const S* const from = weight + k * part.peer_stride;
       const int64_t peers = smaller(kLanes<T>, end - k);
-      const T* rows = tile.data;
-      int64_t stride = kNeurons;
-      if (!kNarrow<S> && whole && part.neuron_stride == 1) {
-        rows = reinterpret_cast<const T*>(from);
-        stride = part.peer_stride;
-      } else if (whole && part.peer_stride == 1 && peers == kLanes<T>) {
-        transpose_tile(from, part.neuron_stride, next_block_ ? next : kPrefetchColumns, &tile);
-      } else {
-        gather_tile(from, part, peers, &tile);
-      }
+      const bool direct = !kNarrow<S> && whole && part.neuron_stride == 1;
+      if (!direct) fill_tile(from, part, peers, neurons_, next_block_ ? next : kPrefetchColumns, &tile);
+      const T* const rows = direct ? reinterpret_cast<const T*>(from) : tile.data;
+      const int64_t stride = direct ? part.peer_stride : kNeurons;
       const int64_t ahead = next_block_ ? next : kPrefetchRows * stride;
       add_rows(rows, stride, peers, first_peer + k, first_knot, ahead, static_cast<T>(part.coefficient));
     }
@@ -174,7 +163,7 @@ class NeuronBlock {
                        int64_t first_knot) {
     const int32_t* const order = args_.neuron_order + first_;
     const bool by_peer = part.neuron_stride == 1;
-    Tile tile = {};
+    Tile<T> tile = {};
     for (int64_t k = begin; k < end; k += kLanes<T>) {
       const int64_t peers = smaller(kLanes<T>, end - k);
       const S* const from = part.weight + k * part.peer_stride;
@@ -187,31 +176,6 @@ class NeuronBlock {
         for (int64_t j = 0; j < peers; ++j) tile.data[j * kNeurons + i] = widened(row[j * part.peer_stride]);
       }
       add_rows(tile.data, kNeurons, peers, first_peer + k, first_knot, 0, static_cast<T>(part.coefficient));
-    }
-  }
-
-  void gather_tile(const S* weight, const PlacementPart<S>& part, int64_t peers, Tile* tile) const {
-    for (int64_t k = 0; k < peers; ++k) {
-      T* const to = tile->data + k * kNeurons;
-      prefetch(weight + (k + kPrefetchRows) * part.peer_stride);
-      read_row(weight + k * part.peer_stride, part.neuron_stride, neurons_, to);
-      for (int64_t i = neurons_; i < kNeurons; ++i) to[i] = 0;
-    }
-  }
-
-  static void transpose_tile(const S* weight, int64_t neuron_stride, int64_t ahead, Tile* tile) {
-    BIMT_UNROLL
-    for (int group = 0; group < kRows<T>; ++group) {
-      Full<T> rows[kLanes<T>];
-      BIMT_UNROLL
-      for (int i = 0; i < kLanes<T>; ++i) {
-        const S* const row = weight + (group * kLanes<T> + i) * neuron_stride;
-        prefetch(row + ahead);
-        rows[i] = load_widened<Full<T>>(row);
-      }
-      transpose<T>(rows);
-      BIMT_UNROLL
-      for (int k = 0; k < kLanes<T>; ++k) store(tile->data + k * kNeurons + group * kLanes<T>, rows[k]);
     }
   }
 

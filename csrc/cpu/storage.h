@@ -68,19 +68,21 @@ BIMT_INLINE V load_widened(const T* from) {
 }
 
 template <class V>
+BIMT_INLINE BitsOf<float, V> load_bits(const void* from) {
+  const auto narrow = load<Vector<uint16_t, sizeof(V) / sizeof(float)>>(static_cast<const uint16_t*>(from));
+  return __builtin_convertvector(narrow, BitsOf<float, V>);
+}
+
+template <class V>
 BIMT_INLINE V load_widened(const BFloat16* from) {
-  V wide;
-  BIMT_UNROLL
-  for (int i = 0; i < kLanes<float>; ++i) wide[i] = widened(from[i]);
-  return wide;
+  return (V)(load_bits<V>(from) << 16);
 }
 
 template <class V>
 BIMT_INLINE V load_widened(const Float16* from) {
-  V wide;
-  BIMT_UNROLL
-  for (int i = 0; i < kLanes<float>; ++i) wide[i] = widened(from[i]);
-  return wide;
+  const BitsOf<float, V> bits = load_bits<V>(from), sign = (bits & 0x8000) << 16, rest = (bits & 0x7fff) << 13;
+  const BitsOf<float, V> scaled = (BitsOf<float, V>)((V)rest * 0x1p112f);
+  return (V)(sign | (rest >= 0x0f800000 ? rest | 0x7f800000 : scaled));
 }
 
 }  // namespace

@@ -7,8 +7,7 @@
 // needs no order: its three moments over all knots give f(t) = t (t A - 2 B) + Q.
 
 #include "cpu/axis_scans.h"
-#include "cpu/neuron_block.h"
-#include "cpu/storage.h"
+#include "cpu/weight_tile.h"
 
 namespace bimt {
 namespace {
@@ -16,38 +15,6 @@ namespace {
 constexpr int64_t kSerialElements = 1 << 14;
 // Results beyond this would push everything else out of the caches.
 constexpr int64_t kStreamBytes = int64_t(4) << 20;
-
-// The weights of kLanes peers times a block of neurons, one row a peer.
-template <class T>
-struct Tile {
-  alignas(64) T data[kLanes<T> * kNeurons];
-};
-
-template <class S, class T>
-void gather_tile(const S* weight, const PlacementPart<S>& part, int64_t peers, int64_t neurons, Tile<T>* tile) {
-  for (int64_t k = 0; k < peers; ++k) {
-    T* const to = tile->data + k * kNeurons;
-    read_row(weight + k * part.peer_stride, part.neuron_stride, neurons, to);
-    for (int64_t i = neurons; i < kNeurons; ++i) to[i] = 0;
-  }
-}
-
-template <class S, class T>
-void transpose_tile(const S* weight, int64_t neuron_stride, Tile<T>* tile) {
-  BIMT_UNROLL
-  for (int group = 0; group < kRows<T>; ++group) {
-    Full<T> rows[kLanes<T>];
-    BIMT_UNROLL
-    for (int i = 0; i < kLanes<T>; ++i) {
-      const S* const row = weight + (group * kLanes<T> + i) * neuron_stride;
-      prefetch(row + kPrefetchColumns);
-      rows[i] = load_widened<Full<T>>(row);
-    }
-    transpose<T>(rows);
-    BIMT_UNROLL
-    for (int k = 0; k < kLanes<T>; ++k) store(tile->data + k * kNeurons + group * kLanes<T>, rows[k]);
-  }
-}
 
 template <class S, class Sum>
 class BlockPlacement {
@@ -105,17 +72,10 @@ class BlockPlacement {
       const S* const from = weight + k * part.peer_stride;
       const int64_t peers = smaller(kLanes<T>, part.peers - k);
       const bool direct = !kNarrow<S> && neurons_ == kNeurons && part.neuron_stride == 1;
-      if (!direct) fill(&tile, from, part, peers);
+      if (!direct) fill_tile(from, part, peers, neurons_, kPrefetchColumns, &tile);
       const T* const rows = direct ? reinterpret_cast<const T*>(from) : tile.data;
       add_rows(rows, direct ? part.peer_stride : kNeurons, peers, first_peer + k, static_cast<T>(part.coefficient));
     }
-  }
-
-  void fill(Tile<T>* tile, const S* from, const PlacementPart<S>& part, int64_t peers) {
-    if (neurons_ == kNeurons && part.peer_stride == 1 && peers == kLanes<T>) {
-      return transpose_tile(from, part.neuron_stride, tile);
-    }
-    gather_tile(from, part, peers, neurons_, tile);
   }
 
   void add_rows(const T* rows, int64_t stride, int64_t peers, int64_t first_peer, T coefficient) {
