@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import inputs
+import numpy as np
 import pytest
 import torch
 
@@ -294,6 +295,15 @@ def test_the_cost_falls_by_what_was_promised(backend):
         wiring.permute_(group, swap)
 
 
+def test_integers_of_numpy_count_pairs():
+    wiring = inputs.mlp(9, 20, 12, 5).wiring
+    group = wiring.inner_groups[0]
+    best = [wiring.best_swaps(group, top_k=k) for k in (3, np.int64(3), np.uint8(3))]
+    assert all(torch.equal(a, b) for found in best[1:] for a, b in zip(best[0], found, strict=True))
+    same = [inputs.mlp(9, 20, 12, 5).wiring.relocate("greedy", top_k=k).cost_after for k in (3, np.int64(3))]
+    assert same[0] == same[1]
+
+
 def test_a_group_that_nothing_connects():
     model = torch.nn.Linear(3, 4)
     wiring = bf.Wiring(model, {"out": bf.geometry.line(4)}, {"bias": ("out",)})
@@ -311,9 +321,6 @@ def test_bad_arguments():
         wiring.best_swaps(wiring.groups[0], top_k=-1)
     with pytest.raises(ValueError, match="group must name"):
         wiring.best_swaps("nowhere")
-    recurrent = bf.Wiring(torch.nn.Linear(3, 3, bias=False), {"h": bf.geometry.line(3)}, {"weight": ("h", "h")})
-    with pytest.raises(NotImplementedError, match="recurrent"):
-        recurrent.best_swaps("h", top_k=2)
 
 
 MEASURE = """
