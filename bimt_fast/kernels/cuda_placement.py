@@ -91,7 +91,7 @@ def _strips(problem, memory: int, sorts: bool):
 
 
 class _BestPairs:
-    """The best pairs r < s of all so far, smallest delta first, then lowest indices: what is stable puts strips first."""
+    """The best pairs r < s of all so far, smallest delta first, then lowest indices: stable sorts, strips in order."""
 
     def __init__(self, problem, count: int):
         device = problem.flag.device

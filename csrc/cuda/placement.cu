@@ -5,6 +5,7 @@
 // another, and walks the peers between them. It starts again from the border of every segment it comes to, so that a
 // running sum has the same bits wherever a warp began, and peers between distant slots are jumped over.
 
+#include "cuda/device.h"
 #include "cuda/kernels.h"
 
 namespace bimt {

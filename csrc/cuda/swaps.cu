@@ -5,6 +5,7 @@
 // a row of I it keeps to the end, and then puts it in the workspace, in the part of its span; what it finds for a row
 // of J it puts there at once, in the part of tile I. Then a second kernel goes through the parts of every row.
 
+#include "cuda/device.h"
 #include "cuda/kernels.h"
 
 namespace bimt {
