@@ -94,6 +94,13 @@ def test_described_once_a_step_waits_for_nothing(interpreted, monkeypatch):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
 
 
+def test_total_cost_is_the_cost_that_add_grad_returns(interpreted):
+    _, arguments = next(inputs.SAMPLES["add_grad"](torch.bfloat16, "poincare", 17))
+    weights, _, out_pos, in_pos, metric, _, *settings = arguments
+    got = ops.total_cost(weights, out_pos, in_pos, metric, *settings)
+    assert isinstance(got, float) and got == inputs.call("add_grad", arguments)[0].item()
+
+
 @pytest.mark.parametrize("layout", ("contiguous", "transposed"))
 def test_positions_of_a_recurrent_weight_a_few_coordinates_at_a_time(layout, interpreted, monkeypatch):
     from bimt_fast.kernels import triton_penalty
