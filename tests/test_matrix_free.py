@@ -196,6 +196,24 @@ def test_top_pairs_by_brute_force(n, layout, way):
                 assert torch.allclose(delta[: len(got)].double(), got, rtol=0, atol=allowed)
 
 
+@pytest.mark.parametrize("backend", ["triton"], indirect=True)
+@pytest.mark.parametrize("metric", ("l1", "sql2", "l2"))
+def test_strips(metric, backend, monkeypatch):
+    """A strip of C at a time finds what the whole matrix does."""
+    module = pytest.importorskip("bimt_fast.kernels.triton_placement")
+    monkeypatch.setattr(module, "_LITTLE_MEMORY", 0)  # two strips
+    for layout, dtype, integer in (("grid2", torch.float32, False), ("sorted1", torch.float64, True)):
+        slots, weights, peers, incoming, _, coefficients = layer(97, layout, dtype, integer)
+        arguments = (slots, weights, peers, incoming, metric, coefficients)
+        check_best(arguments, exact=True)
+        with bf.backend("reference"):
+            want, pairs = torch.ops.bimt_fast.placement_swaps(*inputs.fresh(arguments, torch.float64), 70)
+        got, found = torch.ops.bimt_fast.placement_swaps(*arguments, 70)
+        allowed = inputs.TOLERANCE[dtype] * all_deltas(arguments)[1]
+        assert torch.allclose(got.double(), want, rtol=0, atol=allowed)
+        assert not (integer and metric != "l2") or torch.equal(found, pairs)
+
+
 def test_reference_pairs():
     arguments = layer(65, "grid2", integer=True)
     native = torch.ops.bimt_fast.placement_swaps(*arguments, 70)

@@ -124,8 +124,17 @@ def test_best_swaps(dtype, n, backend):
         assert (delta <= 0).all() and torch.equal(delta == 0, partner == rows), name
 
 
-@pytest.mark.parametrize("n", (0, 1, 2, 15, 16, 17, 33, 65, 97))
-@pytest.mark.parametrize("dtype", inputs.DTYPES, ids=("float64", "int32"))
+def walk_cases(sizes, names):
+    for dtype, n, backend in itertools.product(inputs.DTYPES, sizes, names):
+        if inputs.is_walked(backend, dtype, n):
+            yield pytest.param(dtype, n, backend, id=f"{str(dtype).removeprefix('torch.')}-{n}-{backend}")
+
+
+WALKED = (0, 1, 2, 15, 16, 17, 33, 65, 97)
+COMPILED = tuple(name for name in inputs.BACKENDS if name != "reference")
+
+
+@pytest.mark.parametrize("dtype, n, backend", walk_cases(WALKED, inputs.BACKENDS), indirect=["backend"])
 def test_quadratic_walks(dtype, n, backend):
     for name, arguments in inputs.SAMPLES["quadratic_walks"](dtype, "l1", n):
         results = inputs.call("quadratic_walks", arguments)
@@ -202,9 +211,8 @@ def test_gradients_written_through_gaps_touch_nothing_else(backend):
     assert (grad[weight != 0] != 7).all()
 
 
-@pytest.mark.parametrize("n", [size for size in inputs.SIZES if size])
-@pytest.mark.parametrize("dtype", inputs.DTYPES, ids=lambda d: str(d).removeprefix("torch."))
-def test_greedy_swaps(dtype, n, cpu_backend):
+@pytest.mark.parametrize("dtype, n, backend", walk_cases((2, *inputs.SIZES[1:]), COMPILED), indirect=["backend"])
+def test_greedy_swaps(dtype, n, backend):
     start, slots = inputs.permutation(n), torch.arange(n).repeat(2)
     for kind, cost in (("random", inputs.matrix(n, n, dtype=dtype)), ("ties", inputs.matrix(n, n).round().to(dtype))):
         for strided in (cost, cost.T, torch.stack([cost, cost], dim=2)[:, :, 0]):

@@ -43,23 +43,22 @@ def _fitting(configs: list[triton.Config], arguments: dict, **_: object) -> list
     """Those whose sums fit in registers; for a very large result no more than the first."""
     out = arguments["out"]
     if getattr(out, "dtype", out) == torch.float64:  # ahead of time a dtype stands for a tensor
-        configs = [config for config in configs if config.kwargs["OUT_TILE"] == 32] or configs
+        configs = configs[-1:]
     large = arguments["out_count"] * arguments["neuron_count"] >= _FREELY_TUNED
     return configs[:1] if large else configs
 
 
-def _tuned(key: list[str]):
-    """Tiles of the result, (slots or peers, neurons); interpreted, one."""
-    configs = [_config(64, 64, 4), _config(128, 64, 8), _config(32, 64, 4), _config(32, 32, 4)]
+def _tuned(key: list[str], *configs: triton.Config):
+    """Tiles of the result, (slots or peers, neurons); the smallest comes last. Interpreted, one."""
     return triton.autotune(
-        configs[:1] if INTERPRETED else configs,
+        [_config(64, 64, 4)] if INTERPRETED else list(configs),
         key=key,
         restore_value=["out"],
         prune_configs_by={"early_config_prune": _fitting},
     )
 
 
-@_tuned(["METRIC", "DIM", "ACCUMULATE"])
+@_tuned(["METRIC", "DIM", "ACCUMULATE"], _config(64, 64, 4), _config(32, 64, 4), _config(32, 32, 4))
 @triton.jit
 def product_kernel(
     value, value_row, value_col, x, x_row, x_axis, y, y_row, y_axis, table, table_row, table_col,
@@ -148,7 +147,7 @@ def borders_kernel(borders, neuron_count, segments, CHUNK: tl.constexpr, TILE: t
         before += tl.sum(sums, 0)
 
 
-@_tuned(["segment", "WALKED", "MOMENTS", "ACCUMULATE"])
+@_tuned(["segment", "WALKED", "MOMENTS", "ACCUMULATE"], _config(64, 32, 8), _config(32, 32, 8), _config(32, 32, 4))
 @triton.jit
 def walk_kernel(
     weight, weight_row, weight_col, order, y, borders, border_row, slots, u, counts, totals, totals_row,
@@ -162,12 +161,7 @@ def walk_kernel(
     i = tl.program_id(1).to(tl.int64) * NEURON_TILE + tl.arange(0, NEURON_TILE)
     here, rows = p < out_count, i < neuron_count
     moment = tl.cast(segments + 1, tl.int64) * border_row
-    result = tl.zeros((OUT_TILE, NEURON_TILE), tl.float64)
-    if totals is not None:
-        last = borders + tl.cast(segments, tl.int64) * border_row + i
-        for power in tl.static_range(MOMENTS):
-            of_slot = tl.load(totals + power * totals_row + p, mask=here, other=0)
-            result += of_slot[:, None] * tl.load(last + power * moment, mask=rows, other=0)[None, :]
+    result = tl.zeros((1, 1), tl.float64)
     if WALKED:
         t = tl.load(u + p, mask=here, other=0)
         count = tl.load(counts + p, mask=here, other=0)
@@ -186,7 +180,12 @@ def walk_kernel(
                 place = weight + i[None, :] * weight_row + peer[:, None] * weight_col
                 flow = tl.abs(tl.load(place, mask=cols[:, None] & rows[None, :], other=0).to(T))
                 sums += tl.dot(lead, flow, input_precision="ieee", out_dtype=T).to(tl.float64)
-        result += scalar(scale, tl.float64) * sums
+        result = scalar(scale, tl.float64) * sums
+    if totals is not None:
+        last = borders + tl.cast(segments, tl.int64) * border_row + i
+        for power in tl.static_range(MOMENTS):
+            of_slot = tl.load(totals + power * totals_row + p, mask=here, other=0)
+            result += of_slot[:, None] * tl.load(last + power * moment, mask=rows, other=0)[None, :]
     result *= scalar(coefficient, tl.float64)
     slot = tl.load(slots + p, mask=here, other=0).to(tl.int64)
     place = out + slot[:, None] * out_row + i[None, :] * out_col
@@ -521,44 +520,22 @@ class _Pairs:
 
 def aot_cases():
     """Launches that tests/gpu/aot.py compiles."""
-    f4, f8, i4 = torch.float32, torch.float64, torch.int32
-    for dtype in (f4, torch.bfloat16, torch.float16, f8):
+    f4, f8, i4, n = torch.float32, torch.float64, torch.int32, 4096
+    yield borders_kernel, (f8, n, 32), {"CHUNK": 16, "TILE": 64}, 128
+    metrics = {f4: ("l2", "linf"), torch.bfloat16: ("torus-l2",), torch.float16: (), f8: ("poincare",)}
+    for dtype, some in metrics.items():
         wide = f8 if dtype == f8 else f4
-        positions = (wide, 2, 1, wide, 2, 1, None, 0, 0)
-        counts = (4096, 4096, 4096)
-        for metric in ("l2", "linf", "poincare"):
-            constants = {"METRIC": metric_row(metric).code, "DIM": 2}
-            yield (
-                product_kernel,
-                (dtype, 4096, 1, *positions, None, 0, 0, wide, 4096, 1, *counts, 1.0),
-                constants | {"ACCUMULATE": True},
-                255,
-            )
-            tiles = {"SLOT_TILE": _POSITION_TILE[0], "PEER_TILE": _POSITION_TILE[1], "num_warps": 8}
-            yield (
-                position_kernel,
-                (wide, 1, 4096, dtype, 4096, 1, wide, 2, 1, wide, 2, 1, f8, f8, 4096, 4096),
-                constants | tiles,
-                255,
-            )
-        constants = {"METRIC": metric_row("l1").code, "DIM": 2, "ACCUMULATE": False}
-        yield (
-            product_kernel,
-            (wide, 4096, 1, *positions, dtype, 4096, 1, dtype, 1, 4096, *counts, 1.0),
-            constants,
-            255,
-        )
-        yield (
-            segment_sums_kernel,
-            (dtype, 4096, 1, i4, f8, f8, 4096, 4096, 128, 32),
-            {"MOMENTS": 2, "TILE": 64},
-            168,
-        )
+        weight, out, positions = (dtype, n, 1), (wide, n, 1), (wide, 2, 1, wide, 2, 1)
+        yield segment_sums_kernel, (*weight, i4, f8, f8, n, n, 128, 32), {"MOMENTS": 2, "TILE": 64}, 168
+        sizes = (*out, n, n, n, 128, 32, 1.0, 2.0)
         for walked, moments, totals in ((True, 2, f8), (True, 2, None), (False, 3, f8)):
-            yield (
-                walk_kernel,
-                (dtype, 4096, 1, i4, f8, f8, 4096, i4, f8, i4, totals, 4096, wide, 4096, 1, *counts, 128, 32, 1.0, 2.0),
-                {"WALKED": walked, "MOMENTS": moments, "ACCUMULATE": True},
-                255,
-            )
-    yield borders_kernel, (f8, 4096, 32), {"CHUNK": 16, "TILE": 64}, 128
+            arguments = (*weight, i4, f8, f8, n, i4, f8, i4, totals, n, *sizes)
+            yield walk_kernel, arguments, {"WALKED": walked, "MOMENTS": moments, "ACCUMULATE": True}, 255
+        for metric in some:
+            constants = {"METRIC": metric_row(metric).code, "DIM": 2}
+            forward = (*weight, *positions, None, 0, 0, None, 0, 0, *out, n, n, n, 1.0)
+            yield product_kernel, forward, constants | {"ACCUMULATE": True}, 255
+            backward = (wide, n, 1, *positions, None, 0, 0, *weight, dtype, 1, n, n, n, n, 1.0)
+            yield product_kernel, backward, constants | {"ACCUMULATE": False}, 255
+            tiles = {"SLOT_TILE": _POSITION_TILE[0], "PEER_TILE": _POSITION_TILE[1], "num_warps": 8}
+            yield position_kernel, (wide, 1, n, *weight, *positions, f8, f8, n, n), constants | tiles, 255

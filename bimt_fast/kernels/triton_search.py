@@ -368,10 +368,13 @@ def _pair_inputs(cost: Tensor, assignment: Tensor | None, flow: Tensor | None, d
     return (*terms, *_matrix(flow), flow.diagonal().contiguous(), *_matrix(distance), distance[places, places])
 
 
-def _warps(inputs: tuple) -> int:
-    """So many that a thread holds its part of a tile of all matrices in registers."""
+def _tiling(inputs: tuple) -> dict[str, int]:
+    """So small a tile, and so many warps, that a thread holds its part of all matrices in registers."""
     cost, flow = inputs[0], inputs[8]
-    return 8 if flow is None and cost.dtype == torch.float32 else 16
+    double, recurrent = getattr(cost, "dtype", cost) == torch.float64, flow is not None  # ahead of time, a dtype
+    if double and recurrent:
+        return {"TILE": TILE // 2, "num_warps": 8}
+    return {"TILE": TILE, "num_warps": 16 if double or recurrent else 8}
 
 
 def strip_inputs(there: Tensor, back: Tensor, own: Tensor) -> tuple:
@@ -395,11 +398,10 @@ def swap_deltas(
 
 def write_deltas(inputs: tuple, delta: Tensor, mirror: bool) -> None:
     """Fills (rows, cols) deltas of a strip, on and above the diagonal tiles; with mirror, the others too."""
-    grid = tuple(triton.cdiv(size, TILE) for size in delta.shape)
+    tiling = _tiling(inputs)
+    grid = tuple(triton.cdiv(size, tiling["TILE"]) for size in delta.shape)
     with torch.cuda.device_of(delta):
-        deltas_kernel[grid](
-            *inputs, delta, delta.stride(0), *delta.shape, MIRROR=mirror, TILE=TILE, num_warps=_warps(inputs)
-        )
+        deltas_kernel[grid](*inputs, delta, delta.stride(0), *delta.shape, MIRROR=mirror, **tiling)
 
 
 def swap_deltas_backward(
@@ -459,13 +461,14 @@ def no_swaps(n: int, like: Tensor) -> tuple[Tensor, Tensor]:
 def keep_best(inputs: tuple, best: Tensor, partner: Tensor, first: int, rows: int) -> None:
     """Lowers best and partner, (n,), by the pairs of `rows` neurons from `first` on with all from `first` on."""
     cols = len(best) - first
-    row_tiles, col_tiles = triton.cdiv(rows, TILE), triton.cdiv(cols, TILE)
+    tiling = _tiling(inputs)
+    row_tiles, col_tiles = triton.cdiv(rows, tiling["TILE"]), triton.cdiv(cols, tiling["TILE"])
     # Row t: the best partner in tile t, of all neurons where t is in the strip, and of those of the strip for every t.
     shapes = ((col_tiles, rows), (row_tiles, cols))
     found = [torch.empty(shape, dtype=d, device=best.device) for shape in shapes for d in (best.dtype, torch.int32)]
     with torch.cuda.device_of(best):
-        best_kernel[(row_tiles, col_tiles)](*inputs, *found, rows, cols, TILE=TILE, num_warps=_warps(inputs))
-        keep_best_kernel[(col_tiles,)](best[first:], partner[first:], *found, first, rows, cols, TILE=TILE)
+        best_kernel[(row_tiles, col_tiles)](*inputs, *found, rows, cols, **tiling)
+        keep_best_kernel[(col_tiles,)](best[first:], partner[first:], *found, first, rows, cols, TILE=tiling["TILE"])
 
 
 def _require_finite(cost: Tensor, flow: Tensor | None, distance: Tensor | None) -> None:
@@ -560,7 +563,7 @@ def aot_cases():
         recurrent = (dtype, n, 1, dtype, n, 1, dtype, i8, *matrix, dtype, *matrix, dtype)
         found = (dtype, torch.int32, dtype, torch.int32)
         for inputs in (plain, recurrent):
-            tiles = {"TILE": TILE, "num_warps": 8 if inputs is plain and dtype == torch.float32 else 16}
+            tiles = _tiling(inputs)
             yield best_kernel, (*inputs, *found, n, n), tiles, 128
             yield deltas_kernel, (*inputs, dtype, n, n, n), tiles | {"MIRROR": True}, 128
         yield keep_best_kernel, (dtype, i8, *found, 0, n, n), {"TILE": TILE}, 64
