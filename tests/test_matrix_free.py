@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import bimt_fast as bf
-from bimt_fast.kernels import cpu
+from bimt_fast.kernels import cpu, cuda_placement
 
 SIZES = (0, 1, 2, 15, 17, 33, 63, 65, 97, 257, 700)
 LAYOUTS = ("line", "grid2", "grid3", "random1", "random2", "random3", "duplicates1", "duplicates2", "sorted1")
@@ -224,6 +224,47 @@ def test_reference_pairs():
     assert all(
         torch.equal(a, b) for a, b in zip(torch.ops.bimt_fast.placement_swaps(*arguments, None), best, strict=True)
     )
+
+
+@pytest.mark.parametrize("metric", inputs.METRICS)
+def test_strips_of_the_cuda_kernels(metric, simulated_gpu, monkeypatch):
+    """Made a strip at a time, costs have the bits that they have in the matrix, and so do the swaps found in them."""
+    monkeypatch.setattr(cuda_placement, "_SEGMENT", 128)
+    for name, arguments in list(inputs.SAMPLES["placement_swaps"](torch.float32, metric, 65))[::7]:
+        with bf.backend("cuda"), monkeypatch.context() as patch:
+            whole = torch.ops.bimt_fast.placement_swaps(*arguments)
+            patch.setattr(cuda_placement, "_LITTLE_MEMORY", 0)
+            patch.setattr(cuda_placement, "_MEMORY_PART", 10**12)
+            strips = torch.ops.bimt_fast.placement_swaps(*arguments)
+            if arguments[-2] is None:
+                cost = torch.ops.bimt_fast.placement_cost(*arguments[:-2], arguments[-1])
+                assert all(torch.equal(a, b) for a, b in zip(whole, bf.best_swaps(cost), strict=True)), name
+        assert all(torch.equal(a, b) for a, b in zip(whole, strips, strict=True)), name
+
+
+@pytest.mark.parametrize("memory", (0, 4 << 20))
+def test_strips_of_the_cuda_kernels_by_brute_force(memory, simulated_gpu, monkeypatch):
+    monkeypatch.setattr(cuda_placement, "_LITTLE_MEMORY", memory)
+    with bf.backend("cuda"):
+        for n, layout in ((0, "line"), (1, "line"), (17, "grid2"), (97, "random2"), (97, "sorted1")):
+            check_best(layer(n, layout), exact=True)
+            check_best(layer(n, layout, torch.float32, integer=True), exact=True)
+            arguments = layer(n, layout, integer=True)
+            delta, pairs = torch.ops.bimt_fast.placement_swaps(*arguments, 100)
+            want = best_pairs(all_deltas(arguments)[0], 100)
+            count = int((delta < 0).sum())
+            assert [tuple(pair) for pair in pairs.tolist()][:count] == [(r, s) for _, r, s in want]
+            assert not delta[count:].any() and not pairs[count:].any() and len(delta) == min(100, n * (n - 1) // 2)
+
+
+def test_the_cuda_kernels_refuse_what_is_not_finite(simulated_gpu):
+    with bf.backend("cuda"):
+        for value in (float("nan"), float("inf")):
+            for part in range(3):
+                arguments = layer(17, "grid2", torch.float32)
+                arguments[1][part][-1, -1] = value
+                with pytest.raises(ValueError, match="weights must be finite"):
+                    torch.ops.bimt_fast.placement_swaps(*arguments, None)
 
 
 @pytest.mark.parametrize("layout", ("line", "grid2", "random2"))

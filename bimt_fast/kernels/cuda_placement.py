@@ -69,15 +69,13 @@ def placement_swaps(
 def _strips(problem, memory: int, sorts: bool):
     """First neuron, (rows, columns) and matrices of one swap problem after another."""
     n, size = problem.n, problem.dtype.itemsize
-    numbers = 2 * size // 4 + (
-        3 * size + 16 if sorts else 0
-    )  # bytes beside the costs for one: workspace, deltas, sorting
-    if n * n * (size + numbers) <= memory or n <= _STRIP:
+    beside = 2 * size // 4 + (3 * size + 16 if sorts else 0)  # each cost: the kernel's workspace; deltas and sorting
+    if n * n * (size + beside) <= memory or n <= _STRIP:
         cost = torch.empty(n, n, dtype=problem.dtype, device=problem.flag.device).T
         problem.block(0, n, 0, n, cost)
         yield 0, (n, n), [both(cost, None, None)]
         return
-    rows = max(memory // (n * (2 * size + numbers)) // _STRIP, 1) * _STRIP
+    rows = max(memory // (n * (2 * size + beside)) // _STRIP, 1) * _STRIP
     diagonal = torch.empty(n, dtype=problem.dtype, device=problem.flag.device)
     problem.diagonal(diagonal)
     buffers = [torch.empty(rows * n, dtype=problem.dtype, device=problem.flag.device) for _ in range(2)]
@@ -91,7 +89,7 @@ def _strips(problem, memory: int, sorts: bool):
 
 
 class _BestPairs:
-    """The best pairs r < s of all so far, smallest delta first, then lowest indices: stable sorts, strips in order."""
+    """The best pairs r < s so far, smallest delta first, then lowest indices: as strips come, if sorts are stable."""
 
     def __init__(self, problem, count: int):
         device = problem.flag.device

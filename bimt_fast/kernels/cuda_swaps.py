@@ -35,7 +35,7 @@ def best_swaps(
     flag, best = new_flag(cost.device), no_swaps(cost.shape[0], cost.dtype, cost.device)
     neuron = None
     if assignment is not None and cost.stride(1) == 1:
-        # Its rows are read whole, in the order of slots; through the assignment they would be read number by number.
+        # In the order of the slots its rows are read whole, through the assignment number by number.
         neuron = torch.empty_like(assignment, memory_format=torch.contiguous_format)
         neuron[assignment] = torch.arange(len(assignment), device=cost.device)
         matrices = [both(cost, neuron, None)]

@@ -83,12 +83,6 @@ struct PositionGradientArgs {
 template <class S>
 void position_gradient(const Queue& queue, const PositionGradientArgs<S>& args);
 
-// Whether a number is neither NaN nor infinite.
-template <class T>
-BIMT_HD bool is_finite(T x) {
-  return x - x == 0;
-}
-
 // A matrix read at [row_order[i], col_order[j]]; without an order at [i, j].
 template <class T>
 struct Ordered {

@@ -224,7 +224,7 @@ __global__ void __launch_bounds__(kThreads) walk_kernel(const __grid_constant__ 
 
 // The same sums for every slot and the neuron in it. Bytes: a sector for each of about n * segments.peers / 2 weights.
 template <class S>
-__global__ void __launch_bounds__(kThreads) diagonal_kernel(const __grid_constant__ Walk<S> walk) {
+__global__ void __launch_bounds__(kThreads) walk_diagonal_kernel(const __grid_constant__ Walk<S> walk) {
   const WalkArgs<S>& args = walk.args;
   const int64_t p = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (p >= args.slots) return;
@@ -276,7 +276,7 @@ void placement_walk(const Queue& queue, const WalkArgs<S>& args) {
     for (int k = 0; k < walk.args.count; ++k) walk.parts[k] = args.parts[first + k];
     if (args.diagonal) {
       const int64_t blocks = divide_up(args.slots, kThreads);
-      LAUNCH(diagonal_kernel<S>, unsigned(blocks), kThreads, device.stream, walk);
+      LAUNCH(walk_diagonal_kernel<S>, unsigned(blocks), kThreads, device.stream, walk);
     } else {
       const int64_t warps = divide_up(args.slots, kSlots) * divide_up(args.neurons, kWarp);
       LAUNCH(walk_kernel<S>, unsigned(divide_up(warps, kWarps)), kThreads, device.stream, walk);

@@ -265,7 +265,7 @@ __global__ void __launch_bounds__(kThreads) best_of_parts(const __grid_constant_
 
 // Bytes: n^2 numbers of grad and other read, n^2 written. Flops: 3 n^2 / 2, with other 3 n^2.
 template <class T>
-__global__ void __launch_bounds__(kThreads, 3) gradient_kernel(const __grid_constant__ SwapGradientArgs<T> args) {
+__global__ void __launch_bounds__(kThreads, 2) gradient_kernel(const __grid_constant__ SwapGradientArgs<T> args) {
   SHARED(Staged<T>, staged, [2]);
   SHARED(double, of_warps, [kWarps][kTile]);
   const int64_t n = args.grad.rows;

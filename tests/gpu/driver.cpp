@@ -16,7 +16,7 @@ int main(int count, char** names) {
       {"penalty", driver::check_penalty},
 #ifndef PENALTY_ONLY  // in which tests plant defects
       {"placement", driver::check_placement},
-      {"swaps", driver::check_swaps},
+      {"swaps", driver::check_swap_search},
 #endif
   };
   for (const auto& [name, check] : parts) {

@@ -59,6 +59,6 @@ inline const bimt::gpu::Queue kQueue = {0, nullptr};
 
 void check_penalty();
 void check_placement();
-void check_swaps();
+void check_swap_search();
 
 }  // namespace driver

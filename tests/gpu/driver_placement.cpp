@@ -1,4 +1,4 @@
-// Placement costs as a product and as walks over sorted peers, and their gradients, against plain loops.
+// Placement costs, swaps and their gradients, against plain loops.
 
 #include <algorithm>
 
@@ -8,127 +8,200 @@ namespace driver {
 namespace {
 
 using bimt::Matrix;
+using namespace bimt::gpu;
 
-constexpr int64_t kN = 70, kM = 150;
+constexpr int64_t kNeurons = 70, kPeers = 133;
 constexpr int kDim = 2;
-
-struct Group {
-  Array<float> incoming{kN * kM, -1, 1}, outgoing{kM * kN, -1, 1}, slots{kN * kDim, 0, 1}, peers{kM * kDim, 0, 1};
-
-  double distance(int64_t slot, int64_t peer, int dims) const {
-    double sum = 0;
-    for (int a = 0; a < dims; ++a) sum += std::abs(double(slots[slot * kDim + a]) - peers[peer * kDim + a]);
-    return sum;
-  }
-
-  double cost(int64_t neuron, int64_t slot, int dims) const {
-    double sum = 0;
-    for (int64_t k = 0; k < kM; ++k) {
-      const double weight = 0.7 * std::abs(incoming[neuron * kM + k]) + std::abs(outgoing[k * kN + neuron]);
-      sum += weight * distance(slot, k, dims);
-    }
-    return sum;
-  }
-
-  Matrix<const float> in() const { return {incoming.get(), kN, kM, kM, 1}; }
-  Matrix<const float> out() const { return {outgoing.get(), kN, kM, 1, kN}; }
-};
-
-void expect_costs(const char* what, const Group& group, const Array<float>& by_slot, int dims) {
-  for (int64_t i = 0; i < kN; ++i) {
-    for (int64_t p = 0; p < kN; ++p) expect_near(what, by_slot[p * kN + i], group.cost(i, p, dims), double(kM));
-  }
-}
-
-void check_product(const Group& group) {
-  const bimt::gpu::ProductPart<float> parts[] = {{group.in(), group.peers.get(), 0.7, false},
-                                                 {group.out(), group.peers.get(), 1.0, true}};
-  const Array<float> by_slot(kN * kN);
-  int not_finite = 0;
-  bimt::gpu::placement_product<float>(
-      kQueue, {parts, 2, kN, {group.slots.get(), kN, kDim, 0, {}}, columns_of(by_slot, kN, kN), nullptr, &not_finite});
-  expect_costs("cost by product", group, by_slot, kDim);
-}
-
-// One axis, l1.
-void check_walk(const Group& group) {
-  Array<int32_t> slot_order(kN), peer_order(kM), counts(kN);
-  Array<double> u(kN), y(kM), totals(3 * kN);
-  const auto sorted = [](const Array<float>& points, Array<int32_t>& order, Array<double>& values) {
-    for (int64_t i = 0; i < order.size(); ++i) order[i] = int32_t(i);
-    std::sort(order.get(), order.get() + order.size(),
-              [&](int a, int b) { return points[a * kDim] < points[b * kDim]; });
-    for (int64_t i = 0; i < order.size(); ++i) values[i] = points[int64_t(order[i]) * kDim];
-  };
-  sorted(group.slots, slot_order, u);
-  sorted(group.peers, peer_order, y);
-  for (int64_t p = 0; p < kN; ++p) {
-    counts[p] = int32_t(std::upper_bound(y.get(), y.get() + kM, u[p]) - y.get());
-    totals[p] = -u[p];
-    totals[kN + p] = 1;
-    totals[2 * kN + p] = 0;
-  }
-  const bimt::gpu::Segments segments = {64, 2};
-  const int64_t borders = (kM + 63) / 64 + 1, pitch = (kN + 31) / 32 * 32;
-  const Array<double> of_in(borders * 2 * pitch), of_out(borders * 2 * pitch);
-  const bimt::gpu::WalkPart<float> parts[] = {
-      {group.in(), peer_order.get(), y.get(), 0.7, of_in.get(), pitch, counts.get()},
-      {group.out(), peer_order.get(), y.get(), 1.0, of_out.get(), pitch, counts.get()}};
-  for (const auto& part : parts) bimt::gpu::placement_moments<float>(kQueue, part, segments);
-  const Array<float> by_slot(kN * kN);
-  int not_finite = 0;
-  bimt::gpu::placement_walk<float>(kQueue, {parts, 2, kN, kN, segments, slot_order.get(), u.get(), 2.0, totals.get(),
-                                            false, columns_of(by_slot, kN, kN), nullptr, &not_finite});
-  expect_costs("cost by walk", group, by_slot, 1);
-}
 
 double sign(double x) { return (x > 0) - (x < 0); }
 
-void check_gradients(const Group& group) {
-  const Array<float> grad(kN * kN, -1, 1), by_weight(kN * kM);
-  const bimt::gpu::ProductPart<float> part = {{grad.get(), kN, kN, kN, 1}, group.slots.get(), 0.7, true};
-  bimt::gpu::placement_weight_gradient<float>(
-      kQueue, {part, {group.peers.get(), kM, kDim, 0, {}}, group.in(), rows_of(by_weight, kN, kM)});
-  for (int64_t i = 0; i < kN; ++i) {
-    for (int64_t k = 0; k < kM; ++k) {
-      double sum = 0;
-      for (int64_t p = 0; p < kN; ++p) sum += double(grad[i * kN + p]) * group.distance(p, k, kDim);
-      expect_near("weight gradient", by_weight[i * kM + k], 0.7 * sign(group.incoming[i * kM + k]) * sum, double(kN));
-    }
+Matrix<const float> read_only(const Matrix<float>& m) { return {m.data, m.rows, m.cols, m.row_stride, m.col_stride}; }
+
+// A weight stored by rows and one by columns, both of the same sizes.
+struct Group {
+  Array<float> incoming{kNeurons * kPeers, -1, 1}, outgoing{kNeurons * kPeers, -1, 1};
+  Array<float> slots{kNeurons * kDim, 0, 1}, peers{kPeers * kDim, 0, 1};
+  const Matrix<const float> weights[2] = {read_only(rows_of(incoming, kNeurons, kPeers)),
+                                          read_only(columns_of(outgoing, kNeurons, kPeers))};
+  const double coefficients[2] = {0.7, 1.0};
+
+  double distance(int64_t slot, int64_t peer) const {
+    double sum = 0;
+    for (int a = 0; a < kDim; ++a) sum += std::abs(double(slots[slot * kDim + a]) - double(peers[peer * kDim + a]));
+    return sum;
   }
-  const int64_t peer_tiles = bimt::gpu::peer_tiles(kM), slot_tiles = bimt::gpu::slot_tiles(kN);
-  const Array<double> slot_parts(peer_tiles * kN * kDim), peer_parts(slot_tiles * kM * kDim);
-  bimt::gpu::placement_position_gradient<float>(kQueue, {{grad.get(), kN, kN, kN, 1},
-                                                         group.in(),
-                                                         0.7,
-                                                         group.slots.get(),
-                                                         group.peers.get(),
-                                                         kDim,
-                                                         0,
-                                                         slot_parts.get(),
-                                                         peer_parts.get()});
-  const Array<float> by_slots(kN * kDim);
-  bimt::gpu::add_parts<float>(kQueue, slot_parts.get(), peer_tiles, kN * kDim, by_slots.get());
-  for (int64_t p = 0; p < kN; ++p) {
-    for (int a = 0; a < kDim; ++a) {
+
+  double cost(int64_t neuron, int64_t slot) const {
+    double cost = 0;
+    for (int part = 0; part < 2; ++part) {
+      for (int64_t k = 0; k < kPeers; ++k)
+        cost += coefficients[part] * std::abs(double(weights[part].at(neuron, k))) * distance(slot, k);
+    }
+    return cost;
+  }
+
+  ProductPoints<float> points() const { return {slots.get(), kNeurons, kDim, 0, {}}; }
+};
+
+void expect_costs(const char* what, const Group& group, const Array<float>& by_slot, const Array<float>& diagonal) {
+  for (int64_t i = 0; i < kNeurons; ++i) {
+    for (int64_t p = 0; p < kNeurons; ++p) expect_near(what, by_slot[p * kNeurons + i], group.cost(i, p), kPeers);
+    if (diagonal[i] != by_slot[i * kNeurons + i]) expect_near("bits of the diagonal", 0, 1, 1);
+  }
+}
+
+void check_products() {
+  const Group group;
+  ProductPart<float> parts[2];
+  for (int k = 0; k < 2; ++k) parts[k] = {group.weights[k], group.peers.get(), group.coefficients[k], false};
+  const Array<float> by_slot(kNeurons * kNeurons), diagonal(kNeurons);
+  const Array<int> flag(1);
+  const Matrix<float> cost = columns_of(by_slot, kNeurons, kNeurons);
+  placement_product<float>(kQueue, {parts, 2, kNeurons, group.points(), cost, nullptr, flag.get()});
+  placement_product<float>(kQueue, {parts, 2, kNeurons, group.points(), {}, diagonal.get(), flag.get()});
+  expect_costs("product", group, by_slot, diagonal);
+  expect_near("flag", flag[0], 0, 1);
+  group.incoming[3] = NAN;
+  placement_product<float>(kQueue, {parts, 2, kNeurons, group.points(), cost, nullptr, flag.get()});
+  expect_near("flag", flag[0], 1, 1);
+}
+
+void check_product_gradients(int which) {
+  const Group group;
+  const Array<float> g(kNeurons * kNeurons, -1, 1), result(kNeurons * kPeers);
+  const Matrix<const float> grad = read_only(rows_of(g, kNeurons, kNeurons)), weight = group.weights[which];
+  const Matrix<float> gradient = {result.get(), kNeurons, kPeers, weight.row_stride, weight.col_stride};
+  const ProductPoints<float> peers = {group.peers.get(), kPeers, kDim, 0, {}};
+  placement_weight_gradient<float>(kQueue, {{grad, group.slots.get(), 0.5, false}, peers, weight, gradient});
+  const Array<double> slot_parts(peer_tiles(kPeers) * kNeurons * kDim),
+      peer_parts(slot_tiles(kNeurons) * kPeers * kDim);
+  placement_position_gradient<float>(
+      kQueue, {grad, weight, 0.5, group.slots.get(), group.peers.get(), kDim, 0, slot_parts.get(), peer_parts.get()});
+  const Array<float> by_slots(kNeurons * kDim), by_peers(kPeers * kDim);
+  add_parts(kQueue, slot_parts.get(), peer_tiles(kPeers), kNeurons * kDim, by_slots.get());
+  add_parts(kQueue, peer_parts.get(), slot_tiles(kNeurons), kPeers * kDim, by_peers.get());
+  std::vector<double> slots(kNeurons * kDim), others(kPeers * kDim);
+  for (int64_t k = 0; k < kPeers; ++k) {
+    for (int64_t i = 0; i < kNeurons; ++i) {
       double sum = 0;
-      for (int64_t k = 0; k < kM; ++k) {
-        double of_pair = 0;
-        for (int64_t i = 0; i < kN; ++i) of_pair += double(grad[i * kN + p]) * std::abs(group.incoming[i * kM + k]);
-        sum += 0.7 * of_pair * sign(group.slots[p * kDim + a] - group.peers[k * kDim + a]);
+      for (int64_t p = 0; p < kNeurons; ++p) {
+        sum += double(grad.at(i, p)) * group.distance(p, k);
+        for (int a = 0; a < kDim; ++a) {
+          const double slope = sign(double(group.slots[p * kDim + a]) - double(group.peers[k * kDim + a]));
+          const double pull = 0.5 * double(grad.at(i, p)) * std::abs(double(weight.at(i, k)));
+          slots[p * kDim + a] += pull * slope;
+          others[k * kDim + a] -= pull * slope;
+        }
       }
-      expect_near("slot gradient", by_slots[p * kDim + a], sum, double(kN * kM));
+      expect_near("weight gradient", gradient.at(i, k), 0.5 * sign(weight.at(i, k)) * sum, kNeurons);
     }
   }
+  for (size_t j = 0; j < slots.size(); ++j) expect_near("slot gradient", by_slots[j], slots[j], kPeers);
+  for (size_t j = 0; j < others.size(); ++j) expect_near("peer gradient", by_peers[j], others[j], kPeers);
+}
+
+std::vector<int32_t> order_of(const std::vector<double>& x) {
+  std::vector<int32_t> order(x.size());
+  for (size_t k = 0; k < x.size(); ++k) order[k] = int32_t(k);
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return x[a] < x[b]; });
+  return order;
+}
+
+// The l1 walk of bimt_fast/kernels/walks.py.
+void check_walks() {
+  const Group group;
+  const Segments segments = {64, 2};
+  const Array<float> by_slot(kNeurons * kNeurons), diagonal(kNeurons);
+  const Array<int> flag(1);
+  for (int axis = 0; axis < kDim; ++axis) {
+    std::vector<double> t(kNeurons), y(kPeers), u, sorted;
+    for (int64_t p = 0; p < kNeurons; ++p) t[p] = double(group.slots[p * kDim + axis]) - 0.5;
+    for (int64_t k = 0; k < kPeers; ++k) y[k] = double(group.peers[k * kDim + axis]) - 0.5;
+    const auto slot_order = order_of(t), peer_order = order_of(y);
+    for (const int32_t p : slot_order) u.push_back(t[p]);
+    for (const int32_t k : peer_order) sorted.push_back(y[k]);
+    std::vector<double> totals(3 * kNeurons);
+    std::vector<int32_t> counts(kNeurons);
+    for (int64_t p = 0; p < kNeurons; ++p) {
+      totals[p] = -u[p];
+      totals[kNeurons + p] = 1;
+      counts[p] = int32_t(std::upper_bound(sorted.begin(), sorted.end(), u[p]) - sorted.begin());
+    }
+    const Array<double> borders[2] = {Array<double>(4 * 2 * kNeurons), Array<double>(4 * 2 * kNeurons)};
+    WalkPart<float> parts[2];
+    for (int k = 0; k < 2; ++k) {
+      parts[k] = {group.weights[k], peer_order.data(), sorted.data(), group.coefficients[k],
+                  borders[k].get(), kNeurons,          counts.data()};
+      placement_moments(kQueue, parts[k], segments);
+    }
+    WalkArgs<float> args = {parts, 2, kNeurons, kNeurons, segments, slot_order.data(), u.data(), 2.0, totals.data()};
+    args.adds = axis > 0;
+    args.not_finite = flag.get();
+    args.cost = columns_of(by_slot, kNeurons, kNeurons);
+    placement_walk(kQueue, args);
+    args.diagonal = diagonal.get();
+    placement_walk(kQueue, args);
+  }
+  expect_costs("walk", group, by_slot, diagonal);
+  expect_near("flag", flag[0], 0, 1);
+}
+
+float form(const Matrix<const float>& x, const std::vector<int64_t>& rows, const std::vector<int64_t>& cols, int64_t r,
+           int64_t s) {
+  return (x.at(rows[r], cols[s]) + x.at(rows[s], cols[r])) - (x.at(rows[r], cols[r]) + x.at(rows[s], cols[s]));
+}
+
+void check_swaps(int count) {
+  const int64_t n = kNeurons;
+  const Array<float> c(n * n, -1, 1), f(n * n, 0, 1), d(n * n, 0, 1), deltas(n * n), best(n);
+  std::vector<int64_t> slot(n), itself(n), partner(n);
+  for (int64_t i = 0; i < n; ++i) slot[i] = (i * 3 + 1) % n, itself[i] = partner[i] = i;
+  const Ordered<float> ordered[3] = {{read_only(columns_of(c, n, n)), nullptr, slot.data()},
+                                     {read_only(rows_of(f, n, n)), nullptr, nullptr},
+                                     {read_only(rows_of(d, n, n)), slot.data(), slot.data()}};
+  SwapArgs<float> args = {n, n, {}, count, nullptr};
+  for (int k = 0; k < count; ++k) args.matrices[k] = {ordered[k], ordered[k], nullptr};
+  const Array<int> flag(1);
+  args.not_finite = flag.get();
+  swap_deltas(kQueue, args, rows_of(deltas, n, n), false);
+  const Array<uint64_t> workspace(swap_parts(n, n) * n);
+  best_swaps<float>(kQueue, {args, 0, nullptr, workspace.get(), best.get(), partner.data()});
+  const Array<double> sums(swap_parts(n, n) * n);
+  const Array<float> gradient(n * n);
+  const Ordered<float> other = count == 1 ? Ordered<float>{} : ordered[2];
+  swap_gradient<float>(kQueue,
+                       {read_only(rows_of(f, n, n)), other, sums.get(), rows_of(gradient, n, n), nullptr, slot.data()});
+  for (int64_t r = 0; r < n; ++r) {
+    double lowest = 0, sum = 0;
+    for (int64_t s = 0; s < n; ++s) {
+      double delta = form(ordered[0].matrix, itself, slot, r, s);
+      const double distance = form(ordered[2].matrix, slot, slot, r, s);
+      if (count == 3) delta += form(ordered[1].matrix, itself, itself, r, s) * distance;
+      lowest = std::min(lowest, double(deltas[r * n + s]));
+      expect_near("delta", deltas[r * n + s], delta, 4);
+      const double pull = double(f[r * n + s] + f[s * n + r]) * (count == 3 ? distance : 1.0);
+      if (r != s) expect_near("swap gradient", gradient[r * n + slot[s]], pull, 4);
+      sum += r != s ? pull : 0;
+    }
+    expect_near("swap gradient", gradient[r * n + slot[r]], -sum, double(n));
+    if (double(best[r]) != lowest || deltas[r * n + partner[r]] != best[r])
+      expect_near("best swap", best[r], lowest, 0);
+  }
+  expect_near("flag", flag[0], 0, 1);
 }
 
 }  // namespace
 
 void check_placement() {
-  const Group group;
-  check_product(group);
-  check_walk(group);
-  check_gradients(group);
+  check_products();
+  check_product_gradients(0);
+  check_product_gradients(1);
+  check_walks();
+}
+
+void check_swap_search() {
+  check_swaps(1);
+  check_swaps(3);
 }
 
 }  // namespace driver
