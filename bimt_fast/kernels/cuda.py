@@ -8,7 +8,7 @@ import torch
 from . import cuda_native
 from .build import why_missing
 from .cuda_penalty import adamw, add_grad, connection_cost, connection_cost_backward, total_cost
-from .cuda_search import label_nulls, permute_
+from .cuda_search import greedy_swaps, label_nulls, permute_
 
 __all__ = [
     "adamw",
@@ -17,6 +17,7 @@ __all__ = [
     "connection_cost",
     "connection_cost_backward",
     "details",
+    "greedy_swaps",
     "label_nulls",
     "permute_",
     "total_cost",
