@@ -127,8 +127,9 @@ def greedy(cost: Tensor, assignment: Tensor, neurons: Tensor) -> tuple[Tensor, i
     Returns:
         The new assignment and the number of swaps done.
     """
-    neuron_in = assignment.cpu().argsort()
-    swaps = kernels(neuron_in.device).greedy_swaps(cost.cpu(), neuron_in, assignment[neurons].cpu())
+    slot = assignment.to(cost.device)
+    neuron_in = slot.argsort()
+    swaps = kernels(cost.device).greedy_swaps(cost, neuron_in, slot[neurons.to(cost.device)])
     return neuron_in.argsort().to(assignment.device), swaps
 
 

@@ -353,6 +353,16 @@ void bind_permute(const py::tuple& queue, const py::tuple& addresses, const py::
   permute(queue_of(queue), args);
 }
 
+void bind_greedy_swaps(const py::tuple& queue, int dtype, const py::tuple& cost, intptr_t neuron_in, intptr_t slots,
+                       int64_t count, intptr_t at_home, intptr_t swaps) {
+  with_dtype(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    greedy_swaps(queue_of(queue),
+                 GreedyArgs<T>{Fields(cost).matrix<const T>(), pointer<int64_t>(neuron_in),
+                               pointer<const int64_t>(slots), count, pointer<T>(at_home), pointer<int64_t>(swaps)});
+  });
+}
+
 }  // namespace
 }  // namespace gpu
 }  // namespace bimt
@@ -381,4 +391,5 @@ PYBIND11_MODULE(BIMT_MODULE, module) {
   module.def("label_nulls", &bind_label_nulls);
   module.def("permuted_axes", [] { return kPermutedAxes; });
   module.def("permute", &bind_permute);
+  module.def("greedy_swaps", &bind_greedy_swaps);
 }

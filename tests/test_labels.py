@@ -40,7 +40,8 @@ every_backend = pytest.mark.parametrize("backend", inputs.BACKENDS, indirect=Tru
 @pytest.mark.parametrize("n, clusters", ((1, 1), (2, 3), (17, 4), (40, 40), (65, 3), (100, 200)))
 def test_against_plain_loops(n, clusters, backend):
     labels, neighbours, positions, *_ = inputs.labelled(n, clusters, 2)
-    got = functional.label_nulls(labels, neighbours, positions, clusters=clusters, permutations=4, seed=5)
+    there = (x.to(inputs.device) for x in (labels, neighbours, positions))
+    got = functional.label_nulls(*there, clusters=clusters, permutations=4, seed=5).cpu()
     plain = [x.numpy() for x in (labels, neighbours, positions)]
     expected = [figures(shuffled(plain[0], p, 5) if p else plain[0], *plain[1:]) for p in range(5)]
     np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)

@@ -9,7 +9,7 @@ from . import cuda_native
 from .build import why_missing
 from .cuda_penalty import adamw, add_grad, connection_cost, connection_cost_backward, total_cost
 from .cuda_placement import placement_cost, placement_cost_backward, placement_swaps
-from .cuda_search import label_nulls, permute_
+from .cuda_search import greedy_swaps, label_nulls, permute_
 from .cuda_swaps import best_swaps, swap_deltas, swap_deltas_backward
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "connection_cost",
     "connection_cost_backward",
     "details",
+    "greedy_swaps",
     "label_nulls",
     "permute_",
     "placement_cost",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .cuda_native import native, queue
+from .cuda_native import DTYPES, matrix, native, queue
 from .slices import axes_of
 
 
@@ -52,3 +52,23 @@ def permute_(
     to, source = to.contiguous(), source.contiguous()
     addresses = tuple(x.data_ptr() for x in (tensor, workspace, to, source))
     module.permute(queue(tensor.device), addresses, tuple(n for pair in axes for n in pair), moving)
+
+
+def greedy_swaps(
+    cost: Tensor,  # (n, n)
+    neuron_in: Tensor,  # (n,) int64, by slot; changed in place
+    slots: Tensor,  # (k,) int64
+) -> int:
+    """Waits for the device once, at the end, for the number of swaps."""
+    slots, at_home, swaps = slots.contiguous(), cost.new_empty(len(cost)), slots.new_empty(1)
+    native(cost.device).greedy_swaps(
+        queue(cost.device),
+        DTYPES[cost.dtype],
+        matrix(cost),
+        neuron_in.data_ptr(),
+        slots.data_ptr(),
+        len(slots),
+        at_home.data_ptr(),
+        swaps.data_ptr(),
+    )
+    return int(swaps)

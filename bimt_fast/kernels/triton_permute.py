@@ -77,4 +77,4 @@ def aot_cases() -> Iterator[tuple]:
     for dtype in (torch.int32, torch.int16, torch.int64, torch.int8):
         for moving, back in ((2, False), (2, True), (1, False)):
             constants = {"MOVING": moving, "FROM_WORKSPACE": back, "BLOCK": _BLOCK}
-            yield _copy_slices, (dtype, dtype, torch.int64, 300 * 4096, *arguments[1:]), constants, 64
+            yield _copy_slices, (dtype, dtype, torch.int64, 300 * 4096, *arguments[1:]), constants, 96

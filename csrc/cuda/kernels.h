@@ -279,5 +279,20 @@ struct PermuteArgs {
 
 void permute(const Queue& queue, const PermuteArgs& args);
 
+// A search that visits slots of an n x n placement cost in order: the neuron there trades places with the one whose
+// swap lowers the cost most, the first in order of slots on ties, or stays.
+template <class T>
+struct GreedyArgs {
+  Matrix<const T> cost;
+  int64_t* neuron_in;    // (n,), by slot; changed
+  const int64_t* slots;  // (count,)
+  int64_t count;
+  T* at_home;      // (n,), whatever it holds
+  int64_t* swaps;  // one number: how many were done
+};
+
+template <class T>
+void greedy_swaps(const Queue& queue, const GreedyArgs<T>& args);
+
 }  // namespace gpu
 }  // namespace bimt
