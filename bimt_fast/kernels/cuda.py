@@ -10,12 +10,13 @@ from .build import why_missing
 from .cuda_penalty import adamw, add_grad, connection_cost, connection_cost_backward, total_cost
 from .cuda_placement import placement_cost, placement_cost_backward, placement_swaps
 from .cuda_search import greedy_swaps, label_nulls, permute_
-from .cuda_swaps import best_swaps, swap_deltas, swap_deltas_backward
+from .cuda_swaps import best_swaps, best_swaps_unchecked, swap_deltas, swap_deltas_backward
 
 __all__ = [
     "adamw",
     "add_grad",
     "best_swaps",
+    "best_swaps_unchecked",
     "can_run",
     "connection_cost",
     "connection_cost_backward",

@@ -19,6 +19,7 @@ try:
     from .triton_placement import placement_cost, placement_cost_backward, placement_swaps
     from .triton_search import (
         best_swaps,
+        best_swaps_unchecked,
         greedy_swaps,
         quadratic_ended,
         quadratic_memory,
@@ -35,6 +36,7 @@ __all__ = [
     "add_grad",
     "assignment_bound",
     "best_swaps",
+    "best_swaps_unchecked",
     "can_run",
     "connection_cost",
     "connection_cost_backward",

@@ -446,6 +446,13 @@ def best_swaps(
     distance: Tensor | None,  # (n, n), by slot
 ) -> tuple[Tensor, Tensor]:  # (n,), (n,) int64
     _require_finite(cost, flow, distance)
+    return best_swaps_unchecked(cost, assignment, flow, distance)
+
+
+def best_swaps_unchecked(
+    cost: Tensor, assignment: Tensor | None, flow: Tensor | None, distance: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """best_swaps of what is known to be finite, without waiting for the device."""
     n = len(cost)
     best, partner = no_swaps(n, cost)
     if n:
