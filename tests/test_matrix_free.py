@@ -146,6 +146,7 @@ def test_neurons_without_weights(layout, way):
         for dtype in inputs.DTYPES:
             check_best(layer(n, layout, dtype, zeros=list(zeros)), exact=dtype == torch.float64)
         check_best(layer(n, layout, integer=True, zeros=list(zeros)), exact=True)
+        check_best(layer(n, layout, zeros=list(zeros), metric="linf"), exact=True)
 
 
 @pytest.mark.parametrize("layout", ("line", "grid2", "random2", "random3"))

@@ -148,19 +148,20 @@ Item tiles_between(int64_t tile_row, int64_t first_col, int64_t last_col) {
   return {int32_t(tile_row), int32_t(first), int32_t(larger(first, divide_up(last_col, kTile)))};
 }
 
-// The neurons that have weights, and behind them the others, where these are many: among them no swap changes anything,
-// and their placement cost is zero.
+// The neurons that have weights, and behind them the others: among these no swap changes anything, and their placement
+// cost is zero.
 template <class S>
 class WeightedFirst {
  public:
-  WeightedFirst(const PlacementPart<S>* parts, int64_t part_count, int64_t n, int threads)
+  // most: where more have weights the order is left as it is.
+  WeightedFirst(const PlacementPart<S>* parts, int64_t part_count, int64_t n, int64_t most, int threads)
       : parts_(parts), part_count_(part_count), count_(n), order_(n) {
     const Scratch<bool> any(n);
     parallel(threads, divide_up(n, kChunk),
              [&](int64_t chunk, int) { find_weights(chunk * kChunk, smaller(n, (chunk + 1) * kChunk), any.get()); });
     int64_t count = 0;
     for (int64_t i = 0; i < n; ++i) count += any[i];
-    if (2 * count > n) return;
+    if (count > most) return;
     count_ = count;
     for (int64_t i = 0, front = 0, back = count; i < n; ++i) order_[any[i] ? front++ : back++] = int32_t(i);
     moved_ = true;

@@ -161,20 +161,10 @@ class NeuronBlock {
   // The same for neurons that do not lie together.
   void gather_in_order(const PlacementPart<S>& part, int64_t first_peer, int64_t begin, int64_t end,
                        int64_t first_knot) {
-    const int32_t* const order = args_.neuron_order + first_;
-    const bool by_peer = part.neuron_stride == 1;
-    Tile<T> tile = {};
+    Tile<T> tile;
     for (int64_t k = begin; k < end; k += kLanes<T>) {
       const int64_t peers = smaller(kLanes<T>, end - k);
-      const S* const from = part.weight + k * part.peer_stride;
-      for (int64_t j = 0; j < peers && by_peer; ++j) {
-        const S* const row = from + j * part.peer_stride;
-        for (int64_t i = 0; i < neurons_; ++i) tile.data[j * kNeurons + i] = widened(row[order[i]]);
-      }
-      for (int64_t i = 0; i < neurons_ && !by_peer; ++i) {
-        const S* const row = from + order[i] * part.neuron_stride;
-        for (int64_t j = 0; j < peers; ++j) tile.data[j * kNeurons + i] = widened(row[j * part.peer_stride]);
-      }
+      fill_tile_in_order(part.weight + k * part.peer_stride, part, peers, args_.neuron_order + first_, neurons_, &tile);
       add_rows(tile.data, kNeurons, peers, first_peer + k, first_knot, 0, static_cast<T>(part.coefficient));
     }
   }

@@ -22,16 +22,17 @@ void gather_tile(const S* weight, const PlacementPart<S>& part, int64_t peers, i
   }
 }
 
-template <class S, class T>
-void transpose_tile(const S* weight, int64_t neuron_stride, int64_t ahead, Tile<T>* tile) {
+// Of kNeurons neurons, whose rows of kLanes peers begin at row(0), row(1), ... ahead: what of a row will be read next.
+template <class T, class Row>
+BIMT_INLINE void transpose_tile(Row row, int64_t ahead, Tile<T>* tile) {
   BIMT_UNROLL
   for (int group = 0; group < kRows<T>; ++group) {
     Full<T> rows[kLanes<T>];
     BIMT_UNROLL
     for (int i = 0; i < kLanes<T>; ++i) {
-      const S* const row = weight + (group * kLanes<T> + i) * neuron_stride;
-      prefetch(row + ahead);
-      rows[i] = load_widened<Full<T>>(row);
+      const auto* const from = row(group * kLanes<T> + i);
+      prefetch(from + ahead);
+      rows[i] = load_widened<Full<T>>(from);
     }
     transpose<T>(rows);
     BIMT_UNROLL
@@ -39,14 +40,29 @@ void transpose_tile(const S* weight, int64_t neuron_stride, int64_t ahead, Tile<
   }
 }
 
-// weight: of the first neuron and peer. ahead: what will be read next along a row of peers, which is fetched.
+// weight: of the first neuron and peer.
 template <class S, class T>
 void fill_tile(const S* weight, const PlacementPart<S>& part, int64_t peers, int64_t neurons, int64_t ahead,
                Tile<T>* tile) {
   if (neurons == kNeurons && part.peer_stride == 1 && peers == kLanes<T>) {
-    transpose_tile(weight, part.neuron_stride, ahead, tile);
+    transpose_tile([&](int64_t i) { return weight + i * part.neuron_stride; }, ahead, tile);
   } else {
     gather_tile(weight, part, peers, neurons, tile);
+  }
+}
+
+// The same for the neurons that `order` names. weight: of the first peer.
+template <class S, class T>
+void fill_tile_in_order(const S* weight, const PlacementPart<S>& part, int64_t peers, const int32_t* order,
+                        int64_t neurons, Tile<T>* tile) {
+  const auto row = [&](int64_t i) { return weight + order[i] * part.neuron_stride; };
+  if (neurons == kNeurons && part.peer_stride == 1 && peers == kLanes<T>) {
+    return transpose_tile(row, kPrefetchColumns, tile);
+  }
+  if (neurons < kNeurons) std::memset(tile->data, 0, sizeof(tile->data));
+  for (int64_t k = 0; k < peers; ++k) {
+    const S* const from = weight + k * part.peer_stride;
+    for (int64_t i = 0; i < neurons; ++i) tile->data[k * kNeurons + i] = widened(from[order[i] * part.neuron_stride]);
   }
 }
 

@@ -1,8 +1,8 @@
 // Best swaps on the placement cost C of any metric, without C: the product is made in panels.
 //
-// C for pairs of panels of b slots, 2 b^2 numbers: as much work as the whole product, whatever b is. Where most neurons
-// have no weights they are left out. An entry of C has the same bits in whatever panel it is made, so equal slots give
-// deltas of exactly zero.
+// C for pairs of panels of b slots, 2 b^2 numbers: as much work as the whole product, whatever b is. Neurons without
+// weights are left out. An entry of C has the same bits in whatever panel it is made, so equal slots give deltas of
+// exactly zero.
 
 #include "cpu/panel_search.h"
 #include "cpu/placement_product.h"
@@ -11,6 +11,8 @@ namespace bimt {
 namespace {
 
 constexpr int64_t kSerialElements = 1 << 16;
+// Where at least one neuron in so many has no weights these are left out.
+constexpr int64_t kManyWithout = 16;
 
 template <class S>
 void run_panels(const PlacementProductSwapArgs<S>& args, const PlacementProduct<S>& product, int64_t weighted,
@@ -34,7 +36,7 @@ Status run_swaps(const PlacementProductSwapArgs<S>& args, const SwapTargets<Comp
   const int64_t n = placement.slots.rows;
   const bool serial = n * n * PlacementProduct<S>::peer_count(placement) < kSerialElements;
   const int threads = serial ? 1 : placement.threads;
-  const WeightedFirst<S> weighted(placement.parts, placement.part_count, n, threads);
+  const WeightedFirst<S> weighted(placement.parts, placement.part_count, n, n - n / kManyWithout, threads);
   const PlacementProduct<S> product(placement, weighted.order());
   if (product.status() != Status::kOk) return product.status();
   BestSwaps<Compute<S>> found(n, to.top_k, 1, threads);

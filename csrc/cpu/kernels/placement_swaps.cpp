@@ -9,7 +9,7 @@
 //            from there. Reads the weights twice: once for the sums, once for the tiles.
 //   panels   anything else: C for pairs of panels of b slots, 2 b^2 numbers, each from the whole weights of its
 //            neurons. Reads the weights n / b times; b follows from the memory, a fixed part of the weights, so that
-//            n / b does not grow with n. Where most neurons have no weights they are left out.
+//            n / b does not grow with n. Where nearly all neurons have no weights they are left out.
 //
 // The first that fits in PlacementSwapArgs::memory is taken. Each costs O(n m + n^2).
 // An entry of C has the same bits in whatever tile it is made, so equal slots give deltas of exactly zero.
@@ -22,6 +22,9 @@ namespace {
 
 constexpr int64_t kBandBytes = 1024;
 constexpr int64_t kSerialElements = 1 << 14;
+// Where no more than one neuron in so many has weights, panels take these out one by one: slower for each, fewer in
+// all.
+constexpr int64_t kFewWeighted = 6;
 template <class T>
 constexpr int64_t kBand = kBandBytes / int64_t(sizeof(T));
 
@@ -507,7 +510,7 @@ struct Reordered {
 template <class S, class Sum>
 void run_panels(const PlacementSwapArgs<S>& args, int threads, BestSwaps<Compute<S>>* result) {
   const PlacementArgs<S>& all = args.placement;
-  const WeightedFirst<S> weighted(all.parts, all.part_count, all.n, threads);
+  const WeightedFirst<S> weighted(all.parts, all.part_count, all.n, all.n / kFewWeighted, threads);
   const Reordered<S> reordered(all, weighted.order());
   result->relabel(weighted.order());
   PanelSearch<Compute<S>> search(all.n, weighted.count(), args.memory, threads, result);
