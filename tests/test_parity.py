@@ -123,12 +123,40 @@ def test_best_swaps(dtype, n, backend):
         assert (delta <= 0).all() and torch.equal(delta == 0, partner == rows), name
 
 
-@pytest.mark.parametrize("n", (0, 1, 2, 15, 16, 17, 33, 65, 97))
-@pytest.mark.parametrize("dtype", inputs.DTYPES, ids=("float64", "int32"))
+def quadratic_cases():
+    kinds, sizes = {"float64": torch.float64, "int32": torch.float32}, (0, 1, 2, 15, 16, 17, 33, 65, 97)
+    backends = [name for name in inputs.BACKENDS if name != "triton"]
+    for (kind, dtype), n, backend in itertools.product(kinds.items(), sizes, backends):
+        tested = inputs.is_tested(backend, torch.float32, n) and (n < 65 or kind == "int32")
+        if backend != "cuda-sim" or tested:
+            yield pytest.param(dtype, n, backend, id=f"{kind}-{n}-{backend}")
+
+
+@pytest.mark.parametrize("dtype, n, backend", quadratic_cases(), indirect=["backend"])
 def test_quadratic_walks(dtype, n, backend):
     for name, arguments in inputs.SAMPLES["quadratic_walks"](dtype, "l1", n):
         results = inputs.call("quadratic_walks", arguments)
         for got, want in zip(results, expected_results("quadratic_walks", arguments), strict=True):
+            assert torch.equal(got, want), name
+
+
+@pytest.mark.parametrize("dtype", inputs.DTYPES, ids=("float64", "int32"))
+def test_quadratic_walks_cut_into_launches(dtype, simulated_gpu, monkeypatch):
+    """Steps of setup and iterations one launch each, and more walks than run side by side."""
+    from bimt_fast.kernels import cuda_search
+
+    monkeypatch.setattr(cuda_search, "_WORK", 1)
+    for name, arguments in inputs.SAMPLES["quadratic_walks"](dtype, "l1", 9):
+        expected = expected_results("quadratic_walks", arguments)
+        calls = 0
+        with bf.backend("cuda"):
+            memory = cuda_search.quadratic_memory(9, arguments[0].dtype, 2)
+            arguments = inputs.fresh((*arguments[:8], memory, *arguments[9:-1], 0.0))
+            while not cuda_search.quadratic_ended(memory, 3):
+                torch.ops.bimt_fast.quadratic_walks(*arguments[:8], memory, *arguments[9:])
+                calls += 1
+        assert calls > 20, name
+        for got, want in zip([arguments[k] for k in inputs.CHANGED["quadratic_walks"]], expected, strict=True):
             assert torch.equal(got, want), name
 
 

@@ -8,7 +8,14 @@ import torch
 from . import cuda_native
 from .build import why_missing
 from .cuda_penalty import adamw, add_grad, connection_cost, connection_cost_backward, total_cost
-from .cuda_search import greedy_swaps, label_nulls, permute_
+from .cuda_search import (
+    greedy_swaps,
+    label_nulls,
+    permute_,
+    quadratic_ended,
+    quadratic_memory,
+    quadratic_walks,
+)
 
 __all__ = [
     "adamw",
@@ -20,6 +27,9 @@ __all__ = [
     "greedy_swaps",
     "label_nulls",
     "permute_",
+    "quadratic_ended",
+    "quadratic_memory",
+    "quadratic_walks",
     "total_cost",
 ]
 
