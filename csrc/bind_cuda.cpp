@@ -363,6 +363,32 @@ void bind_greedy_swaps(const py::tuple& queue, int dtype, const py::tuple& cost,
   });
 }
 
+// addresses: flow, flow both ways, distance, linear, assignments, seeds, limits, costs, iterations done, memory.
+void bind_quadratic_walks(const py::tuple& queue, bool integers, int64_t n, const py::tuple& addresses, bool symmetric,
+                          int64_t walks, bool tabu, double least, int64_t slots, int64_t work) {
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Fields fields(addresses);
+    QuadraticArgs<T> args = {};
+    args.n = n;
+    for (const T** field : {&args.flow, &args.pairs, &args.distance, &args.linear}) *field = fields.address<const T>();
+    args.assignments = fields.address<int64_t>();
+    args.seeds = fields.address<const uint64_t>();
+    args.limits = fields.address<const int64_t>();
+    args.costs = fields.address<double>();
+    args.done = fields.address<int64_t>();
+    args.memory = fields.address<char>();
+    args.symmetric = symmetric;
+    args.walks = walks;
+    args.tabu = tabu;
+    args.least = least;
+    args.slots = slots;
+    args.work = work;
+    quadratic_walks(queue_of(queue), args);
+  };
+  integers ? run(int32_t()) : run(double());
+}
+
 }  // namespace
 }  // namespace gpu
 }  // namespace bimt
@@ -392,4 +418,6 @@ PYBIND11_MODULE(BIMT_MODULE, module) {
   module.def("permuted_axes", [] { return kPermutedAxes; });
   module.def("permute", &bind_permute);
   module.def("greedy_swaps", &bind_greedy_swaps);
+  module.def("quadratic_memory", &quadratic_memory);
+  module.def("quadratic_walks", &bind_quadratic_walks);
 }

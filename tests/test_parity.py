@@ -141,6 +141,26 @@ def test_quadratic_walks(dtype, n, backend):
             assert torch.equal(got, want), name
 
 
+@pytest.mark.parametrize("dtype", inputs.DTYPES, ids=("float64", "int32"))
+def test_quadratic_walks_cut_into_launches(dtype, simulated_gpu, monkeypatch):
+    """Steps of setup and iterations one launch each, and more walks than run side by side."""
+    from bimt_fast.kernels import cuda_search
+
+    monkeypatch.setattr(cuda_search, "_WORK", 1)
+    for name, arguments in inputs.SAMPLES["quadratic_walks"](dtype, "l1", 9):
+        expected = expected_results("quadratic_walks", arguments)
+        calls = 0
+        with bf.backend("cuda"):
+            memory = cuda_search.quadratic_memory(9, arguments[0].dtype, 2)
+            arguments = inputs.fresh((*arguments[:8], memory, *arguments[9:-1], 0.0))
+            while not cuda_search.quadratic_ended(memory, 3):
+                torch.ops.bimt_fast.quadratic_walks(*arguments[:8], memory, *arguments[9:])
+                calls += 1
+        assert calls > 20, name
+        for got, want in zip([arguments[k] for k in inputs.CHANGED["quadratic_walks"]], expected, strict=True):
+            assert torch.equal(got, want), name
+
+
 @pytest.mark.parametrize("dtype, n, backend", swap_cases([torch.float32]), indirect=["backend"])
 def test_label_nulls(dtype, n, backend):
     for name, arguments in inputs.SAMPLES["label_nulls"](dtype, "l1", n):

@@ -3,12 +3,19 @@
 The functions are those of reference.py, whose docstrings say what each computes.
 """
 
+import time
+
 import torch
 from torch import Tensor
 
-from . import reference
-from .cuda_native import DTYPES, matrix, native, queue
+from . import cuda_native, reference
+from .cuda_native import DTYPES, address, matrix, native, queue
 from .slices import axes_of
+
+_HEADER = 8  # words of the memory of quadratic_walks in front of that of the walks
+_WALKS_AT_ONCE = 512  # each takes a multiprocessor of its own, as far as there are any
+_WORK = 2**22  # pairs of neurons that a walk visits in a first launch; doubled while launches are short
+_SHORT = 0.01  # seconds
 
 
 def label_nulls(
@@ -72,3 +79,54 @@ def greedy_swaps(
         swaps.data_ptr(),
     )
     return int(swaps)
+
+
+def quadratic_memory(n: int, dtype: torch.dtype, slots: int) -> Tensor:
+    """On the CPU; first, how many slots there are."""
+    words = (cuda_native.simulator or cuda_native._cuda).quadratic_memory(n, dtype.itemsize) // 8
+    memory = torch.empty(_HEADER + slots * words, dtype=torch.int64)
+    memory[0] = slots
+    memory[_HEADER::words] = torch.arange(slots)
+    memory[_HEADER + 1 :: words] = -1
+    return memory
+
+
+def quadratic_ended(memory: Tensor, walks: int) -> bool:
+    """Waits for the device."""
+    slots = int(memory[0])
+    return bool((memory[_HEADER :: (len(memory) - _HEADER) // slots] >= walks).all())
+
+
+def quadratic_walks(
+    flow: Tensor,  # (n, n) int32 or float64
+    distance: Tensor,  # (n, n)
+    linear: Tensor | None,  # (n, n)
+    assignments: Tensor,  # (walks, n) int64
+    seeds: Tensor,  # (walks,) int64
+    limits: Tensor,  # (walks,) int64
+    costs: Tensor,  # (walks,) float64
+    done: Tensor,  # (walks,) int64
+    memory: Tensor | None,
+    tabu: bool,
+    symmetric: bool,
+    least: float,
+    seconds: float,
+) -> None:
+    """Waits for the device after every launch: whether all walks have ended."""
+    deadline = time.monotonic() + seconds
+    n, walks = flow.shape[0], len(assignments)
+    if memory is None:
+        memory = quadratic_memory(n, flow.dtype, max(1, min(walks, _WALKS_AT_ONCE))).to(flow.device)
+    flow, distance = flow.contiguous(), distance.contiguous()
+    linear = None if linear is None else linear.contiguous()
+    tensors = (flow, flow + flow.T, distance, linear, assignments, seeds, limits, costs, done, memory)
+    addresses, slots, work = tuple(address(x) for x in tensors), int(memory[0]), _WORK
+    while True:
+        began = time.monotonic()
+        native(flow.device).quadratic_walks(
+            queue(flow.device), flow.dtype == torch.int32, n, addresses, symmetric, walks, tabu, least, slots, work
+        )
+        if quadratic_ended(memory, walks) or time.monotonic() >= deadline:
+            return
+        if time.monotonic() - began < _SHORT:
+            work *= 2

@@ -20,7 +20,7 @@ struct Candidate {
   }
 };
 
-// For all threads, which must all take part.
+// For all threads, which must all take part; a barrier too.
 template <int Threads, class T>
 __device__ __forceinline__ Candidate<T> block_best(Candidate<T> best) {
   SHARED(T, values, [Threads / kWarp]);
@@ -29,7 +29,10 @@ __device__ __forceinline__ Candidate<T> block_best(Candidate<T> best) {
     const T value = __shfl_xor_sync(kAllLanes, best.value, offset);
     best.offer(value, __shfl_xor_sync(kAllLanes, best.rank, offset));
   }
-  if (Threads == kWarp) return best;
+  if (Threads == kWarp) {
+    __syncwarp();
+    return best;
+  }
   if (threadIdx.x % kWarp == 0) {
     values[threadIdx.x / kWarp] = best.value;
     ranks[threadIdx.x / kWarp] = best.rank;

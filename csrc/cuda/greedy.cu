@@ -25,7 +25,6 @@ __global__ void __launch_bounds__(Threads, 1) greedy_kernel(const __grid_constan
     }
     best = block_best<Threads>(best);
     if (best.rank == p) continue;
-    __syncthreads();
     ++swaps;
     if (threadIdx.x == 0) {
       const int64_t q = best.rank, other = args.neuron_in[q];

@@ -294,5 +294,35 @@ struct GreedyArgs {
 template <class T>
 void greedy_swaps(const Queue& queue, const GreedyArgs<T>& args);
 
+// minimise sum linear[i, a[i]] + sum over pairs i < j of flow[i, j] * distance[a[i], a[j]], and without symmetry also
+// of flow[j, i] * distance[a[j], a[i]]. All are (n, n) and contiguous, the diagonals of flow and distance are 0.
+template <class T>
+struct QuadraticArgs {
+  int64_t n;
+  const T *flow, *pairs;       // pairs: flow both ways, flow[i, j] + flow[j, i]
+  const T *distance, *linear;  // linear: or null
+  bool symmetric;              // flow and distance are
+  int64_t walks;
+  int64_t* assignments;   // (walks, n): where each starts, and then the best that it found
+  const uint64_t* seeds;  // (walks,)
+  const int64_t* limits;  // (walks,): iterations, at most
+  double* costs;          // (walks,): the total of the best; left alone until that of the start is known
+  int64_t* done;          // (walks,): iterations
+  bool tabu;              // else it ends where no swap improves
+  double least;           // what an improvement must exceed, against rounding
+  // kQuadraticHeader bytes on, slots * quadratic_memory(n, sizeof(T)) bytes of walks under way: each begins with the
+  // number of its walk, its own at first, and -1.
+  char* memory;
+  int64_t slots;
+  int64_t work;  // pairs that a block visits before it leaves the rest to another launch
+};
+
+constexpr int64_t kQuadraticHeader = 64;
+
+int64_t quadratic_memory(int64_t n, int64_t size);
+
+template <class T>
+void quadratic_walks(const Queue& queue, const QuadraticArgs<T>& args);
+
 }  // namespace gpu
 }  // namespace bimt
