@@ -1,6 +1,6 @@
 """Compiles every Triton kernel ahead of time, without a GPU, and holds it to its budget.
 
-    python tests/gpu/aot.py [--short] [--registers N] [FILE ...]
+    python tests/gpu/aot.py [--short] [FILE ...]
 
 A module bimt_fast/kernels/triton_*.py that holds kernels has a function
 
@@ -25,6 +25,7 @@ been imported with TRITON_INTERPRET set.
 import argparse
 import importlib
 import importlib.util
+import multiprocessing
 import os
 import pkgutil
 import re
@@ -32,6 +33,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -155,11 +157,10 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def check(case: tuple, target: str, use: Use, options: argparse.Namespace) -> None:
+def check(case: tuple, target: str, use: Use, short: bool) -> None:
     kernel, arguments, constants, budget = case
-    budget = budget if options.registers is None else options.registers
     dtypes = ", ".join(str(x).removeprefix("torch.") for x in arguments if str(x).startswith("torch."))
-    for configuration, compiled in warmed(kernel, arguments, constants, options.short):
+    for configuration, compiled in warmed(kernel, arguments, constants, short):
         label = f"({dtypes}) {constants | configuration}"
         use.launches += 1
         if isinstance(compiled, Exception):
@@ -176,30 +177,45 @@ def check(case: tuple, target: str, use: Use, options: argparse.Namespace) -> No
             use.faults.append(f"{label}: {compiled.metadata.shared} bytes shared, a block has {TARGETS[target][1]}")
 
 
+def checked(target: str, cases: list[tuple], short: bool) -> dict[str, Use]:
+    """What every kernel takes on a target, by module and name."""
+    driver.set_active(NoDriver(TARGETS[target][0], list(TARGETS).index(target)))
+    uses: dict[str, Use] = {}
+    for case in cases:
+        name, module = name_and_module(case[0])
+        key = f"{module.rpartition('.')[2]}.{name}"
+        if not short or key not in uses:
+            check(case, target, uses.setdefault(key, Use()), short)
+    return uses
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("files", nargs="*", metavar="FILE", help="modules with aot_cases; default: the package's")
     parser.add_argument("--short", action="store_true", help=f"one launch of each kernel, for {' and '.join(SHORT)}")
-    parser.add_argument("--registers", type=int, metavar="N", help="in place of every budget")
     options = parser.parse_args()
     declared = {module: list(module.aot_cases()) for module in modules(options.files)}
     faults = [text for module, cases in declared.items() for text in undeclared(module, cases)]
-    for device, (target, (gpu, _)) in enumerate(TARGETS.items()):
-        if options.short and target not in SHORT:
-            continue
-        driver.set_active(NoDriver(gpu, device))
-        uses: dict[str, Use] = {}
-        for case in (case for cases in declared.values() for case in cases):
-            name, module = name_and_module(case[0])
-            key = f"{module.rpartition('.')[2]}.{name}"
-            if not options.short or key not in uses:
-                check(case, target, uses.setdefault(key, Use()), options)
-        for key, use in uses.items():
-            low, high = min(use.registers, default=0), max(use.registers, default=0)
-            print(f"{target:7} {key:40} {use.launches:3} launches, {low}-{high} registers, {use.shared} bytes shared")
-            faults += [f"{target} {key} {fault}" for fault in use.faults]
+    targets = SHORT if options.short else tuple(TARGETS)
+    cases = [case for cases in declared.values() for case in cases]
+    workers = min(len(targets), os.cpu_count() or 1)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:  # what is imported, all have
+        _workers_know.update(cases=cases, short=options.short)
+        for target, uses in zip(targets, pool.map(_checked_by_worker, targets), strict=True):
+            for key, use in uses.items():
+                low, high = min(use.registers, default=0), max(use.registers, default=0)
+                counts = f"{use.launches:3} launches, {low}-{high} registers, {use.shared} bytes shared"
+                print(f"{target:7} {key:40} {counts}", flush=True)
+                faults += [f"{target} {key} {fault}" for fault in use.faults]
     print("\n".join(faults) or "all within their budgets", flush=True)
     return min(len(faults), 1)
+
+
+_workers_know: dict = {}  # kernels cannot be sent to a process, only inherited by it
+
+
+def _checked_by_worker(target: str) -> dict[str, Use]:
+    return checked(target, **_workers_know)
 
 
 if __name__ == "__main__":
