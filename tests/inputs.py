@@ -47,12 +47,13 @@ def is_walked(backend: str, dtype: torch.dtype, n: int) -> bool:
     return _ALL or wide or backend not in _IMITATIONS or (dtype, n) in ((torch.float32, 17), (torch.float64, 2))
 
 
-def met_by(backend: str, samples: list, *case: object) -> list:
-    """All samples of a case, or of those that imitate a GPU every fifth: others for each case, and at least one."""
+def met_by(backend: str, samples: list, op: str, *case: object) -> list:
+    """All samples of a case, or of those that imitate a GPU a fifth, of placements a few: others for each case."""
     if _ALL or backend not in _IMITATIONS:
         return samples
-    start = zlib.crc32(repr(case).encode()) % min(5, max(len(samples), 1))
-    return samples[start::5]
+    step = 15 if op.startswith("placement") else 5
+    start = zlib.crc32(repr((op, *case)).encode()) % min(step, max(len(samples), 1))
+    return samples[start::step]
 
 
 def generator(*seed: object) -> torch.Generator:

@@ -198,21 +198,18 @@ def test_top_pairs_by_brute_force(n, layout, way):
 
 
 @pytest.mark.parametrize("backend", ["triton"], indirect=True)
-@pytest.mark.parametrize("metric", ("l1", "sql2", "l2"))
-def test_strips(metric, backend, monkeypatch):
-    """A strip of C at a time finds what the whole matrix does."""
+@pytest.mark.parametrize("metric, layout", (("l1", "grid2"), ("sql2", "sorted1"), ("l2", "line")))
+def test_strips(metric, layout, backend, monkeypatch):
+    """A strip of C at a time finds what the whole matrix does, ties too."""
     module = pytest.importorskip("bimt_fast.kernels.triton_placement")
     monkeypatch.setattr(module, "_LITTLE_MEMORY", 0)  # two strips
-    for layout, dtype, integer in (("grid2", torch.float32, False), ("sorted1", torch.float64, True)):
-        slots, weights, peers, incoming, _, coefficients = layer(97, layout, dtype, integer)
-        arguments = (slots, weights, peers, incoming, metric, coefficients)
-        check_best(arguments, exact=True)
-        with bf.backend("reference"):
-            want, pairs = torch.ops.bimt_fast.placement_swaps(*inputs.fresh(arguments, torch.float64), 70)
-        got, found = torch.ops.bimt_fast.placement_swaps(*arguments, 70)
-        allowed = inputs.TOLERANCE[dtype] * all_deltas(arguments)[1]
-        assert torch.allclose(got.double(), want, rtol=0, atol=allowed)
-        assert not (integer and metric != "l2") or torch.equal(found, pairs)
+    slots, weights, peers, _, _, coefficients = layer(97, layout, torch.float32, integer=True)
+    arguments = (slots, weights[::2], peers[::2], 1, metric, coefficients[::2])
+    check_best(arguments, exact=True)
+    with bf.backend("reference"):
+        want, pairs = torch.ops.bimt_fast.placement_swaps(*arguments, 70)
+    got, found = torch.ops.bimt_fast.placement_swaps(*arguments, 70)
+    assert torch.equal(got, want) and torch.equal(found, pairs)
 
 
 def test_reference_pairs():
