@@ -1,8 +1,8 @@
 """How time grows from n = 256 to 16384: the matrix-free swap search against torch.add on n x n, and the other kernels.
 
-Prints time, ratio and extra memory of the search for grids and lines, the exponent of the ratio from n = 2048 on, and
-the times of the rest, and writes the picture. Part of `make bench`; `--largest 4096` for a short run. Peak memory is
-read on Linux only.
+Prints time, ratio and extra memory of the search for grids and lines, the exponent of the ratio from n = 2048 on, the
+search for l2 against one on its placement cost, and the times of the rest, and writes the picture. Part of
+`make bench`; `--largest 4096` for a short run. Peak memory is read on Linux only.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from rows import AdamW, MatrixFree, Penalty, Row, Swaps
 
 ROUNDS = 7
 FIT_FROM = 2048
+LARGEST_PRODUCT = 4096  # O(n^3), seconds at this size
 KERNELS: dict[str, Callable[[int], Row]] = {
     "cost and gradient, 1-D": Penalty,
     "AdamW step with penalty, 1-D": AdamW,
@@ -33,6 +34,7 @@ def main() -> int:
     options = parser.parse_args()
     sizes = [2**k for k in range(8, 1 + int(math.log2(options.largest)))]
     searches = {layout: _search(sizes, layout) for layout in ("2-D", "1-D")}
+    _product_search([n for n in sizes if FIT_FROM <= n <= LARGEST_PRODUCT])
     kernels = {name: _kernel(sizes, name, make) for name, make in KERNELS.items()}
     _draw(sizes, searches, kernels, options.out)
     print(f"written: {options.out}")
@@ -60,6 +62,19 @@ def _search(sizes: list[int], layout: str) -> list[tuple[float, float]]:
     if len(ratios) > 1:
         print(f"  the ratio grows with exponent {np.polyfit(*zip(*ratios, strict=True), 1)[0]:.3f} in n")
     return found
+
+
+def _product_search(sizes: list[int]) -> None:
+    """The search for a metric that is no sum over coordinates, against its placement cost and a search on that."""
+    print("matrix-free swap search, two n x n float32 weights, 2-D l2: median of interleaved runs")
+    for n in sizes:
+        row = MatrixFree(n, "2-D", "l2")
+        row.prepare()
+        extra = _peak_of(row.ours)
+        times = interleaved({"ours": row.ours, "matrix": row.with_matrix}, 3, warm_up=0)
+        ours, matrix = median(times["ours"]), median(times["matrix"])
+        line = f"  n = {n:5d} {1e3 * ours:9.2f} ms   with the matrix {1e3 * matrix:9.2f} ms   {ours / matrix:6.2f}x"
+        print(line + ("" if extra is None else f"   extra memory {100 * extra / (8 * n * n):4.1f} % of the weights"))
 
 
 def _kernel(sizes: list[int], name: str, make: Callable[[int], Row]) -> list[float]:

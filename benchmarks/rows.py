@@ -389,7 +389,8 @@ class MatrixFree(Layer):
         model = torch.nn.Sequential(*(torch.nn.Linear(self.n, self.n, bias=False, device="meta") for _ in range(2)))
         model[0].weight, model[1].weight = torch.nn.Parameter(self.w), torch.nn.Parameter(self.v)
         places = dict.fromkeys(("in", "hidden", "out"), self.slots)
-        self.wiring = bf.Wiring(model, places, {"0.weight": ("hidden", "in"), "1.weight": ("out", "hidden")})
+        axes = {"0.weight": ("hidden", "in"), "1.weight": ("out", "hidden")}
+        self.wiring = bf.Wiring(model, places, axes, metric=self.metric)
         self.out = torch.empty(self.n, self.n)
 
     def work(self) -> Work:
@@ -405,6 +406,9 @@ class MatrixFree(Layer):
     @contender("bimt_fast")
     def ours(self):
         return self.wiring.best_swaps("hidden")
+
+    def with_matrix(self):
+        return bf.best_swaps(bf.placement_cost(self.slots, **self.sides))
 
     @contender("torch.add(out=) on n x n")
     def add(self):

@@ -184,25 +184,30 @@ class Relocation:
         (slots, *rest), table = self.placement(group, slots, slots[assignment.to(slots.device)])
         return placement_cost(slots, *rest, table)
 
-    def best_recurrent_swaps(self, group: str) -> tuple[Tensor, Tensor]:
-        """Delta and partner of every neuron of a recurrent group, from where all sit now."""
+    def best_recurrent_swaps(self, group: str, top_k: int | None) -> tuple[Tensor, Tensor]:
+        """Wiring.best_swaps of a recurrent group, from where all sit now."""
         _, flow, distance = self._quadratic_problem(group)
         assignment = self.assignment[group].to(flow.device)
-        return functional.best_swaps(self._recurrent_cost(group, assignment), assignment, flow=flow, distance=distance)
+        cost = self._recurrent_cost(group, assignment)
+        if top_k is None:
+            return functional.best_swaps(cost, assignment, flow=flow, distance=distance)
+        return search.best_pairs(cost, assignment, top_k, flow, distance)
 
-    def best_swaps_in_blocks(self, group: str) -> tuple[Tensor, Tensor]:
-        """Delta and partner of every neuron of a group in blocks, from where all sit now; partners of its own block."""
+    def best_swaps_in_blocks(self, group: str, top_k: int | None) -> tuple[Tensor, Tensor]:
+        """The same of a group in blocks; partners are of one block."""
         cost, assignment = self._placement_cost(group), self.assignment[group]
         if cost is None:
-            return torch.zeros(len(assignment)), torch.arange(len(assignment))
+            cost = torch.zeros(()).expand(len(assignment), len(assignment))
         m, found = len(assignment) // self.wiring.blocks[group], []
         for start in range(0, len(assignment), m):
             slots = assignment[start : start + m].to(cost.device)
             place = slots[0] // m * m
-            delta, partner = functional.best_swaps(cost[start : start + m, place : place + m], slots - place)
-            found.append((delta, partner + start))
-        deltas, partners = zip(*found, strict=True)
-        return torch.cat(deltas), torch.cat(partners)
+            block, slots = cost[start : start + m, place : place + m], slots - place
+            best = functional.best_swaps(block, slots) if top_k is None else search.best_pairs(block, slots, top_k)
+            found.append((best[0], best[1] + start))
+        deltas, neurons = (torch.cat(parts) for parts in zip(*found, strict=True))
+        order = slice(None) if top_k is None else deltas.argsort(stable=True)[:top_k]
+        return deltas[order], neurons[order]
 
     def placement(self, group: str, slots: Tensor, sitting: Tensor | None = None) -> tuple[tuple, Tensor | None] | None:
         """Arguments and table of placement_cost, all others where they are; None where nothing else joins the group.
@@ -252,6 +257,13 @@ class Moves:
     size: int
     to: Tensor
     source: Tensor
+    copies: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, compare=False)
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Both lists of places on a device."""
+        if device not in self.copies:
+            self.copies[device] = self.to.to(device), self.source.to(device)
+        return self.copies[device]
 
     @classmethod
     def of(cls, order: Tensor) -> "Moves":
@@ -270,10 +282,9 @@ class Mover:
     def permute(self, tensor: Tensor, by_axis: dict[int, Moves]) -> None:
         for axis, moves in by_axis.items():
             if tensor.shape[axis] == moves.size:  # an optimizer's row and column factors have one of the axes
-                step, to = (tensor, axis, moves), moves.to.to(tensor.device)
-                taken = tensor.index_select(axis, moves.source.to(tensor.device))
+                step, (to, source) = (tensor, axis, moves), moves.on(tensor.device)
                 self.current = (step, tensor.index_select(axis, to))
-                tensor.index_copy_(axis, to, taken)
+                torch.ops.bimt_fast.permute_(tensor, axis, to, source)
                 self.done.append(step)
                 self.current = None
 
@@ -281,12 +292,12 @@ class Mover:
         # An interrupt may fall between the copy and its entry in `done`, so the step in hand keeps what it replaces.
         if self.current is not None:
             (tensor, axis, moves), old = self.current
-            tensor.index_copy_(axis, moves.to.to(tensor.device), old)
+            tensor.index_copy_(axis, moves.on(tensor.device)[0], old)
             if self.done and self.done[-1] is self.current[0]:
                 self.done.pop()
         for tensor, axis, moves in reversed(self.done):
-            moved = tensor.index_select(axis, moves.to.to(tensor.device))
-            tensor.index_copy_(axis, moves.source.to(tensor.device), moved)
+            to, source = moves.on(tensor.device)
+            torch.ops.bimt_fast.permute_(tensor, axis, source, to)
 
 
 def companions(tensor: Tensor, optimizers: Iterable[torch.optim.Optimizer]) -> Iterator[tuple[Tensor, dict[int, int]]]:

@@ -6,7 +6,7 @@ not convert any.
 """
 
 from collections.abc import Callable, Collection
-from numbers import Real
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -54,6 +54,15 @@ def check_number(name: str, value: object, least: float = float("-inf")) -> floa
             f"{name} must be finite{f' and at least {least}' if least > float('-inf') else ''}, was {value}"
         )
     return float(value)
+
+
+def check_integer(name: str, value: object, least: int) -> int:
+    """The value as an int; TypeError unless an integer, ValueError unless at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer, was {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, was {value}")
+    return int(value)
 
 
 def check_shape(name: str, tensor: Tensor, *sizes: int | None) -> None:
@@ -614,6 +623,77 @@ _register(
     " float seconds) -> ()",
     _quadratic_walks,
     lambda *arguments: _quadratic_check(*arguments),
+)
+
+
+# permute_: not differentiable; that the places are there, and the same ones in both lists, is not checked
+
+
+def _permute_check(tensor, axis, to, source):
+    if tensor.layout != torch.strided:
+        raise TypeError(f"tensor must be a dense tensor, was {tensor.layout}")
+    if _overlaps(tensor):
+        raise ValueError(f"tensor must not hold expanded axes, had strides {tensor.stride()}")
+    if not 0 <= axis < tensor.dim():
+        raise ValueError(f"axis must be from 0 to {tensor.dim() - 1}, was {axis}")
+    for name, places in (("to", to), ("source", source)):
+        check_assignment(name, places, to.shape[0] if to.dim() else 1, tensor.device)
+
+
+def permute_(tensor, axis, to, source):
+    """torch.ops.bimt_fast.permute_ without the dispatcher."""
+    _permute_check(tensor, axis, to, source)
+    kernels(tensor.device).permute_(tensor, axis, to, source)
+    torch.autograd.graph.increment_version(tensor)
+
+
+_register(
+    "permute_(Tensor(a!) tensor, int axis, Tensor to, Tensor source) -> ()",
+    permute_,
+    lambda *arguments: _permute_check(*arguments),
+)
+
+
+# label_nulls: not differentiable
+
+
+def _label_nulls_check(labels, neighbours, positions, clusters, permutations, seed):
+    check_float("labels", labels, (torch.int64,))
+    check_shape("labels", labels, None)
+    check_float("neighbours", neighbours, (torch.int64,))
+    check_float("positions", positions, (torch.float64,))
+    n = labels.shape[0]
+    for name, tensor in (("neighbours", neighbours), ("positions", positions)):
+        check_shape(name, tensor, n, None)
+        _check_device(name, tensor, "labels", labels)
+    for name, value in (("clusters", clusters), ("permutations", permutations), ("seed", seed)):
+        check_integer(name, value, 0)
+    if max(n, clusters) >= 2**31:
+        raise ValueError(f"labels and clusters must be fewer than 2^31, were {n} and {clusters}")
+
+
+def _label_nulls(labels, neighbours, positions, clusters, permutations, seed):
+    _label_nulls_check(labels, neighbours, positions, clusters, permutations, seed)
+    for name, values, least, end in (("labels", labels, 0, clusters), ("neighbours", neighbours, -1, len(labels))):
+        if values.numel() and not least <= values.min() <= values.max() < end:
+            raise ValueError(
+                f"{name} must be from {least} to {end - 1}, were from {int(values.min())} to {int(values.max())}"
+            )
+    if not positions.isfinite().all():
+        raise ValueError("positions must be finite, held NaN or infinity")
+    return kernels(labels.device).label_nulls(labels, neighbours, positions, clusters, permutations, seed)
+
+
+def _label_nulls_fake(labels, neighbours, positions, clusters, permutations, seed):
+    _label_nulls_check(labels, neighbours, positions, clusters, permutations, seed)
+    return positions.new_empty(1 + permutations, 3)
+
+
+_register(
+    "label_nulls(Tensor labels, Tensor neighbours, Tensor positions, int clusters, int permutations, int seed)"
+    " -> Tensor",
+    _label_nulls,
+    _label_nulls_fake,
 )
 
 

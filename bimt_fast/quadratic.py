@@ -7,7 +7,6 @@ minimise sum_i linear[i, a[i]] + sum_ij flow[i, j] * distance[a[i], a[j]] over p
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 
 import numpy as np
 import torch
@@ -79,9 +78,9 @@ def quadratic_assignment(
         raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, was {strategy!r}")
     flow, distance = _matrix("flow", flow), _matrix("distance", distance)
     ops.check_shape("distance", distance, *flow.shape)
-    starts, seed = _integer("starts", starts, 1), _integer("seed", seed, 0)
+    starts, seed = ops.check_integer("starts", starts, 1), ops.check_integer("seed", seed, 0)
     if max_iterations is not None:
-        max_iterations = _integer("max_iterations", max_iterations, 0)
+        max_iterations = ops.check_integer("max_iterations", max_iterations, 0)
     deadline = float("inf")
     if time_limit is not None:
         deadline = began + ops.check_number("time_limit", time_limit, 0.0)
@@ -110,14 +109,6 @@ def _matrix(name: str, matrix: Matrix) -> Tensor:
     if not matrix.isfinite().all():
         raise ValueError(f"{name} must be finite, held NaN or infinity")
     return matrix
-
-
-def _integer(name: str, value: object, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an integer, was {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, was {value}")
-    return int(value)
 
 
 def _permutation(assignment: Matrix, n: int) -> Tensor:

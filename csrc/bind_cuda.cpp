@@ -319,6 +319,76 @@ void bind_placement_walk(const py::tuple& queue, int dtype, const py::list& desc
   });
 }
 
+// sizes: n, clusters, neighbours of each, coordinates. addresses: as in LabelArgs, from labels on.
+void bind_label_nulls(const py::tuple& queue, const py::tuple& sizes, const py::tuple& addresses, int64_t permutations,
+                      uint64_t seed) {
+  Fields size(sizes), fields(addresses);
+  LabelArgs args = {};
+  for (int64_t* field : {&args.n, &args.clusters, &args.degree, &args.dim}) *field = size.integer();
+  args.labels = fields.address<const int32_t>();
+  args.neighbours = fields.address<const int32_t>();
+  for (const double** field : {&args.positions, &args.shares, &args.weights}) *field = fields.address<const double>();
+  args.workspace = fields.address<int32_t>();
+  args.nulls = fields.address<double>();
+  args.permutations = permutations;
+  args.seed = seed;
+  label_nulls(queue_of(queue), args);
+}
+
+// addresses: tensor, workspace, to, source. axes: size and stride of each.
+void bind_permute(const py::tuple& queue, const py::tuple& addresses, const py::tuple& axes, int moving) {
+  Fields fields(addresses), numbers(axes);
+  PermuteArgs args = {};
+  args.data = fields.address<char>();
+  args.workspace = fields.address<char>();
+  args.to = fields.address<const int64_t>();
+  args.source = fields.address<const int64_t>();
+  args.axes = static_cast<int>(axes.size() / 2);
+  args.moving = moving;
+  if (args.axes > kPermutedAxes) throw py::value_error("a tensor has too many axes");
+  for (int k = 0; k < args.axes; ++k) {
+    args.size[k] = numbers.integer();
+    args.stride[k] = numbers.integer();
+  }
+  permute(queue_of(queue), args);
+}
+
+void bind_greedy_swaps(const py::tuple& queue, int dtype, const py::tuple& cost, intptr_t neuron_in, intptr_t slots,
+                       int64_t count, intptr_t at_home, intptr_t swaps) {
+  with_dtype(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    greedy_swaps(queue_of(queue),
+                 GreedyArgs<T>{Fields(cost).matrix<const T>(), pointer<int64_t>(neuron_in),
+                               pointer<const int64_t>(slots), count, pointer<T>(at_home), pointer<int64_t>(swaps)});
+  });
+}
+
+// addresses: flow, flow both ways, distance, linear, assignments, seeds, limits, costs, iterations done, memory.
+void bind_quadratic_walks(const py::tuple& queue, bool integers, int64_t n, const py::tuple& addresses, bool symmetric,
+                          int64_t walks, bool tabu, double least, int64_t slots, int64_t work) {
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    Fields fields(addresses);
+    QuadraticArgs<T> args = {};
+    args.n = n;
+    for (const T** field : {&args.flow, &args.pairs, &args.distance, &args.linear}) *field = fields.address<const T>();
+    args.assignments = fields.address<int64_t>();
+    args.seeds = fields.address<const uint64_t>();
+    args.limits = fields.address<const int64_t>();
+    args.costs = fields.address<double>();
+    args.done = fields.address<int64_t>();
+    args.memory = fields.address<char>();
+    args.symmetric = symmetric;
+    args.walks = walks;
+    args.tabu = tabu;
+    args.least = least;
+    args.slots = slots;
+    args.work = work;
+    quadratic_walks(queue_of(queue), args);
+  };
+  integers ? run(int32_t()) : run(double());
+}
+
 }  // namespace
 }  // namespace gpu
 }  // namespace bimt
@@ -343,4 +413,11 @@ PYBIND11_MODULE(BIMT_MODULE, module) {
   module.def("add_parts", &bind_add_parts);
   module.def("placement_moments", &bind_placement_moments);
   module.def("placement_walk", &bind_placement_walk);
+  module.def("label_workspace", &label_workspace);
+  module.def("label_nulls", &bind_label_nulls);
+  module.def("permuted_axes", [] { return kPermutedAxes; });
+  module.def("permute", &bind_permute);
+  module.def("greedy_swaps", &bind_greedy_swaps);
+  module.def("quadratic_memory", &quadratic_memory);
+  module.def("quadratic_walks", &bind_quadratic_walks);
 }

@@ -30,7 +30,7 @@ if GPU:  # the same cases on the GPU, where nothing is imitated: make gpu-test
     BACKENDS += ("cuda",)
 _IMITATIONS = ("cuda-sim", "triton")
 _ALL = os.environ.get("BIMT_FAST_TEST_ALL") == "1"  # make test-all
-METRIC_FREE = ("swap_deltas", "swap_deltas_backward", "best_swaps", "quadratic_walks")
+METRIC_FREE = ("swap_deltas", "swap_deltas_backward", "best_swaps", "quadratic_walks", "label_nulls", "permute_")
 
 Sample = tuple[str, tuple]
 
@@ -39,6 +39,20 @@ def is_tested(backend: str, dtype: torch.dtype, n: int) -> bool:
     """Whether a case of the parity tests is run for a backend."""
     imitation = backend in _IMITATIONS and not (GPU and backend == "triton")
     return _ALL or not imitation or (dtype in (torch.float32, torch.bfloat16) and n in (1, 17, 65))
+
+
+def is_walked(backend: str, dtype: torch.dtype, n: int) -> bool:
+    """The same for walks and greedy swaps, whose many steps what imitates a GPU takes one after the other."""
+    wide = backend == "cuda-sim" and (dtype, n) == (torch.float32, 65)  # for more than a warp
+    return _ALL or wide or backend not in _IMITATIONS or (dtype, n) in ((torch.float32, 17), (torch.float64, 2))
+
+
+def met_by(backend: str, samples: list, *case: object) -> list:
+    """All samples of a case, or of those that imitate a GPU every fifth: others for each case, and at least one."""
+    if _ALL or backend not in _IMITATIONS:
+        return samples
+    start = zlib.crc32(repr(case).encode()) % min(5, max(len(samples), 1))
+    return samples[start::5]
 
 
 def generator(*seed: object) -> torch.Generator:
@@ -286,6 +300,48 @@ def quadratic_walks(dtype: torch.dtype, metric: str, n: int, smooth=False) -> It
         yield name, (*matrices, *results, tabu, symmetric, 0.0, float("inf"))
 
 
+def labelled(n: int, clusters: int, dim: int, permutations: int = 3) -> tuple:
+    """Labels of which some clusters may have none, up to three neighbours each, points; and the numbers of an op."""
+    g = generator("labels", n, clusters, dim)
+    labels = torch.randint(clusters, (n,), generator=g) if n else torch.empty(0, dtype=torch.int64)
+    near = torch.randint(-1, max(n, 1), (n, 3), generator=g)
+    return labels, near, positions(n, dim, "random", "labels"), clusters, permutations, 2**62 + n
+
+
+def label_nulls(dtype: torch.dtype, metric: str, n: int, smooth=False) -> Iterator[Sample]:
+    """In float64, whatever the dtype."""
+    for clusters, dim in ((1, 1), (4, 2), (n + 3, 5)):
+        labels, near, points, *numbers = labelled(n, clusters, dim)
+        yield f"{n}-{clusters}-{dim}", (labels, near, points, *numbers)
+        yield f"{n}-{clusters}-{dim}-strided", (labels, near.T.contiguous().T, points.repeat(1, 2)[:, ::2], *numbers)
+
+
+def permute_(dtype: torch.dtype, metric: str, n: int, smooth=False) -> Iterator[Sample]:
+    """Tensors of one to four axes in several layouts, of which some of the places along one axis move."""
+    place = permutation(n, "moving")
+    to = place[: n - n // 3]
+    source = to.roll(1)
+    m = 16
+    along = {
+        "vector": (matrix(1, n, dtype=dtype)[0], 0),
+        "strided-vector": (matrix(n, 3, dtype=dtype)[:, 1], 0),
+        "rows": (matrix(n, m, dtype=dtype), 0),
+        "odd-rows": (matrix(n, 7, dtype=dtype), 0),
+        "columns": (matrix(m, n, dtype=dtype), 1),
+        "rows-of-a-transpose": (matrix(n, m, "transposed", dtype=dtype), 0),
+        "strided-rows": (matrix(n, m, "strided", dtype=dtype), 0),
+        "kernel": (matrix(4 * n, 9, dtype=dtype).reshape(4, n, 3, 3), 1),
+        "channels-last": (
+            matrix(4 * n, 12, dtype=dtype).reshape(4, n, 3, 4).to(memory_format=torch.channels_last),
+            1,
+        ),
+        "gaps-everywhere": (matrix(6 * n, 30, dtype=dtype).reshape(6, n, 5, 6)[::2, :, 1::2, ::3], 1),
+    }
+    for name, (tensor, axis) in along.items():
+        yield f"{n}-{name}", (tensor, axis, to, source)
+    yield f"{n}-nothing", (matrix(n, m, dtype=dtype), 0, to[:0], source[:0])
+
+
 SAMPLES: dict[str, Callable[..., Iterator[Sample]]] = {
     "connection_cost": connection_cost,
     "connection_cost_backward": connection_cost_backward,
@@ -298,6 +354,8 @@ SAMPLES: dict[str, Callable[..., Iterator[Sample]]] = {
     "best_swaps": swap_deltas,
     "placement_swaps": placement_swaps,
     "quadratic_walks": quadratic_walks,
+    "label_nulls": label_nulls,
+    "permute_": permute_,
 }
 
 
@@ -333,6 +391,7 @@ CHANGED = {  # the arguments that an op changes in place
     "add_grad": (1,),
     "adamw": (0, 2, 3, 4),
     "quadratic_walks": (3, 6, 7),
+    "permute_": (0,),
 }
 
 

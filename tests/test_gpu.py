@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import inputs
@@ -10,6 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import bimt_fast as bf
+from bimt_fast import search
 
 ROOT = Path(__file__).parents[1]
 WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "unique", "masked_select", "item")
@@ -21,6 +23,18 @@ class NoWaiting(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, arguments=(), named=None):
         name = function.overloadpacket.__name__
         assert not any(name.startswith(wait) for wait in WAITS), f"{name} waits for the device"
+        return function(*arguments, **(named or {}))
+
+
+class Waits(TorchDispatchMode):
+    """Counts torch's ops by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        self.counts[function.overloadpacket.__name__] += 1
         return function(*arguments, **(named or {}))
 
 
@@ -72,6 +86,30 @@ def test_a_step_waits_for_nothing(gpu):
     assert optimizer.cost.device == cost.device == next(model.parameters()).device
     assert {state["step"].device for state in optimizer.state.values()} == {cost.device}
     assert {state["step"].item() for state in optimizer.state.values()} == {2.0}
+
+
+def test_relocation_lowers_the_cost_as_on_the_cpu(gpu):
+    """Greedy and matching; what is left after both is the same function."""
+    for strategy in ("greedy", "matching"):
+        model, x = model_on(gpu)
+        theirs, _ = model_on("cpu")
+        before, cost = model(x), model.wiring.cost().item()
+        report = model.wiring.relocate(strategy)
+        with bf.backend("reference"):
+            expected = theirs.wiring.relocate(strategy)
+        assert report.swaps == expected.swaps > 0
+        assert report.cost_after == pytest.approx(expected.cost_after, rel=1e-5) and report.cost_after < cost
+        torch.testing.assert_close(model(x), before)
+
+
+def test_a_round_of_matching_waits_once(gpu):
+    """For its deltas and partners together; the check of the costs comes before."""
+    cost = inputs.matrix(40, 40, dtype=torch.float32).to(gpu)
+    with Waits() as waits:
+        _, swaps = search.matching(cost, torch.arange(40, device=gpu))
+    rounds = waits.counts["stack"]  # one for each transfer
+    assert swaps and rounds > 2
+    assert sum(waits.counts[name] for name in WAITS) <= 4
 
 
 def test_optimizer_state_loads_from_torch(gpu):

@@ -73,7 +73,9 @@ def check_close(name, op, arguments, results, expected):
 
 def cases():
     """Op, metric and dtype; costs of swaps know no metric and no 16-bit dtype."""
-    for op in sorted(set(inputs.SAMPLES) - {"best_swaps", "placement_swaps", "quadratic_walks"}):
+    for op in sorted(
+        set(inputs.SAMPLES) - {"best_swaps", "placement_swaps", "quadratic_walks", "label_nulls", "permute_"}
+    ):
         if op in inputs.METRIC_FREE:
             yield from ((op, "l1", dtype) for dtype in inputs.DTYPES)
         else:
@@ -91,7 +93,8 @@ def every_case():
 
 @pytest.mark.parametrize("op, metric, dtype, n, backend", list(every_case()), indirect=["backend"])
 def test_op(op, metric, dtype, n, backend):
-    for name, arguments, expected in samples_and_expected(op, dtype, metric, n):
+    samples = samples_and_expected(op, dtype, metric, n)
+    for name, arguments, expected in inputs.met_by(backend, samples, op, dtype, metric, n):
         results = inputs.call(op, arguments)
         if op == "connection_cost_backward":  # what was not asked for is empty, whatever it holds
             needed = [k for k in range(3) if arguments[7][k]]
@@ -121,13 +124,64 @@ def test_best_swaps(dtype, n, backend):
         assert (delta <= 0).all() and torch.equal(delta == 0, partner == rows), name
 
 
-@pytest.mark.parametrize("n", (0, 1, 2, 15, 16, 17, 33, 65, 97))
-@pytest.mark.parametrize("dtype", inputs.DTYPES, ids=("float64", "int32"))
+def walk_cases(sizes, names):
+    for dtype, n, backend in itertools.product(inputs.DTYPES, sizes, names):
+        if inputs.is_walked(backend, dtype, n):
+            yield pytest.param(dtype, n, backend, id=f"{str(dtype).removeprefix('torch.')}-{n}-{backend}")
+
+
+WALKED = (0, 1, 2, 15, 16, 17, 33, 65, 97)
+
+
+@pytest.mark.parametrize("dtype, n, backend", list(walk_cases(WALKED, inputs.BACKENDS)), indirect=["backend"])
 def test_quadratic_walks(dtype, n, backend):
     for name, arguments in inputs.SAMPLES["quadratic_walks"](dtype, "l1", n):
         results = inputs.call("quadratic_walks", arguments)
         for got, want in zip(results, expected_results("quadratic_walks", arguments), strict=True):
             assert torch.equal(got, want), name
+
+
+@pytest.mark.parametrize("dtype", inputs.DTYPES, ids=("float64", "int32"))
+def test_quadratic_walks_cut_into_launches(dtype, simulated_gpu, monkeypatch):
+    """Steps of setup and iterations one launch each, and more walks than run side by side."""
+    from bimt_fast.kernels import cuda_search
+
+    monkeypatch.setattr(cuda_search, "_WORK", 1)
+    for name, arguments in inputs.SAMPLES["quadratic_walks"](dtype, "l1", 9):
+        expected = expected_results("quadratic_walks", arguments)
+        calls = 0
+        with bf.backend("cuda"):
+            memory = cuda_search.quadratic_memory(9, arguments[0].dtype, 2)
+            arguments = inputs.fresh((*arguments[:8], memory, *arguments[9:-1], 0.0))
+            while not cuda_search.quadratic_ended(memory, 3):
+                torch.ops.bimt_fast.quadratic_walks(*arguments[:8], memory, *arguments[9:])
+                calls += 1
+        assert calls > 20, name
+        for got, want in zip([arguments[k] for k in inputs.CHANGED["quadratic_walks"]], expected, strict=True):
+            assert torch.equal(got, want), name
+
+
+@pytest.mark.parametrize("dtype, n, backend", swap_cases([torch.float32]), indirect=["backend"])
+def test_label_nulls(dtype, n, backend):
+    for name, arguments in inputs.SAMPLES["label_nulls"](dtype, "l1", n):
+        (got,), (want,) = inputs.call("label_nulls", arguments), expected_results("label_nulls", arguments)
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
+        assert torch.equal(got[:, 0], want[:, 0]), name
+
+
+@pytest.mark.parametrize("backend", inputs.BACKENDS, indirect=True)
+@pytest.mark.parametrize("n", (1, 2, 17, 65))
+def test_permute(n, backend):
+    """Against a loop, for elements of 1 to 16 bytes, at addresses that allow wide words and others."""
+    for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.uint8, torch.bool, torch.complex128):
+        for name, (tensor, axis, to, source) in inputs.SAMPLES["permute_"](torch.float64, "l1", n):
+            (tensor,) = inputs.fresh((tensor,))
+            converted = torch.empty_strided(tensor.shape, tensor.stride(), dtype=dtype).copy_(10 * tensor.abs())
+            expected = converted.clone()
+            for place, other in zip(to.tolist(), source.tolist(), strict=True):
+                expected.select(axis, place).copy_(converted.select(axis, other))
+            (changed,) = inputs.call("permute_", (converted, axis, to, source))
+            assert torch.equal(changed.cpu(), expected), f"{name} {dtype}"
 
 
 @pytest.mark.parametrize("metric", inputs.METRICS)
@@ -164,6 +218,7 @@ def test_inputs_are_left_alone(backend):
                 assert torch.equal(before, after), f"{op} {name}"
 
 
+@pytest.mark.parametrize("backend", inputs.BACKENDS, indirect=True)
 def test_gradients_written_through_gaps_touch_nothing_else(backend):
     memory = torch.full((9, 10), 7.0)
     grad = memory[1::2, 1::3]
@@ -175,11 +230,22 @@ def test_gradients_written_through_gaps_touch_nothing_else(backend):
     assert (grad[weight != 0] != 7).all()
 
 
-@pytest.mark.parametrize("n", [size for size in inputs.SIZES if size])
-@pytest.mark.parametrize("dtype", inputs.DTYPES, ids=lambda d: str(d).removeprefix("torch."))
-def test_greedy_swaps(dtype, n, cpu_backend):
-    start, slots = inputs.permutation(n), torch.arange(n).repeat(2)
+GREEDY = [name for name in inputs.BACKENDS if name != "reference"]
+
+
+def greedy_cases():
+    for dtype, n, backend in itertools.product(inputs.DTYPES, inputs.SIZES, GREEDY):
+        wide = (dtype, n) == (torch.float64, 257) and backend != "triton"  # where more than a warp visits
+        if n and (inputs.is_tested(backend, dtype, n) or wide):
+            yield pytest.param(dtype, n, backend, id=f"{str(dtype).removeprefix('torch.')}-{n}-{backend}")
+
+
+@pytest.mark.parametrize("dtype, n, backend", list(greedy_cases()), indirect=["backend"])
+def test_greedy_swaps(dtype, n, backend):
+    start = inputs.permutation(n).to(inputs.device)
+    slots = torch.arange(n).repeat(2).to(inputs.device)[: None if backend == "cpu" else 40]
     for kind, cost in (("random", inputs.matrix(n, n, dtype=dtype)), ("ties", inputs.matrix(n, n).round().to(dtype))):
+        cost = cost.to(inputs.device)
         for strided in (cost, cost.T, torch.stack([cost, cost], dim=2)[:, :, 0]):
             ours, theirs = start.clone(), start.clone()
             swaps = backends.kernels(cost.device).greedy_swaps(strided, ours, slots)

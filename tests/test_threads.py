@@ -51,6 +51,8 @@ def large(op: str, dtype: torch.dtype = torch.float32, metric: str = "l1") -> tu
         "swap_deltas_backward": (cost, *swap),
         "best_swaps": swap,
         "placement_swaps": (*placement[:-1], 1000, table),
+        "permute_": next(inputs.permute_(dtype, metric, 97))[1],
+        "label_nulls": inputs.labelled(N, 5, 2, permutations=1000),
         "quadratic_walks": next(inputs.quadratic_walks(dtype, metric, 97))[1],
     }[op]
 

@@ -32,8 +32,21 @@ def best_swaps(
     flow: Tensor | None,  # (n, n)
     distance: Tensor | None,  # (n, n), by slot
 ) -> tuple[Tensor, Tensor]:  # (n,), (n,) int64
-    flag, best = new_flag(cost.device), no_swaps(cost.shape[0], cost.dtype, cost.device)
-    neuron = None
+    flag = new_flag(cost.device)
+    best = _best_swaps(cost, assignment, flow, distance, flag)
+    _check(flag, cost, flow, distance)
+    return best
+
+
+def best_swaps_unchecked(
+    cost: Tensor, assignment: Tensor | None, flow: Tensor | None, distance: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """best_swaps of what is known to be finite, without waiting for the device."""
+    return _best_swaps(cost, assignment, flow, distance, new_flag(cost.device))
+
+
+def _best_swaps(cost, assignment, flow, distance, flag) -> tuple[Tensor, Tensor]:
+    best, neuron = no_swaps(cost.shape[0], cost.dtype, cost.device), None
     if assignment is not None and cost.stride(1) == 1:
         # In the order of the slots its rows are read whole, through the assignment number by number.
         neuron = torch.empty_like(assignment, memory_format=torch.contiguous_format)
@@ -45,7 +58,6 @@ def best_swaps(
         assignment = None if assignment is None else assignment.contiguous()
         matrices = _by_neuron(cost, assignment, flow, distance)
     launch_best(cost.shape, matrices, flag, 0, neuron, best)
-    _check(flag, cost, flow, distance)
     return best
 
 

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from ..geometry import TABLE, distances, gap, metric_row
 
+_SHUFFLED_AT_ONCE = 2**22  # labels
+
 
 def can_run(device: torch.device) -> tuple[bool, str]:
     """PyTorch runs wherever its tensors live."""
@@ -460,6 +462,87 @@ class _Walk:
         z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
         z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
         return z ^ z >> 31
+
+
+def permute_(
+    tensor: Tensor,  # changed in place
+    axis: int,
+    to: Tensor,  # (k,) int64
+    source: Tensor,  # (k,) int64, the same places in another order
+) -> None:
+    """Along an axis, place to[k] takes what was in place source[k]."""
+    tensor.index_copy_(axis, to, tensor.index_select(axis, source))
+
+
+def label_nulls(
+    labels: Tensor,  # (n,) int64, from 0 to clusters - 1
+    neighbours: Tensor,  # (n, degree) int64, -1 for none
+    positions: Tensor,  # (n, dim) float64
+    clusters: int,
+    permutations: int,
+    seed: int,
+) -> Tensor:  # (1 + permutations, 3) float64
+    """Modularity figures of the labels (row 0) and of permutation p of them (row p); zeros where n is 0.
+
+    Columns: the fraction of isolated neurons, none of whose neighbours has their label; the variance of the neurons'
+    indices within clusters; the mean squared distance to the centroid of the cluster. The last two are means over the
+    clusters that have neurons. Permutation p shuffles labels as Durstenfeld (1964) does, from the last neuron down:
+    neuron i trades labels with neuron (h * (i + 1)) >> 32, h being the upper half of number p * n + i of SplitMix64.
+    """
+    n = len(labels)
+    if n == 0:
+        return positions.new_zeros(1 + permutations, 3)
+    points = torch.cat([torch.arange(n, device=labels.device)[:, None].to(positions), positions], 1)
+    figures = [_label_figures(labels[None], neighbours, points, clusters)]
+    for chunk in torch.arange(1, 1 + permutations, device=labels.device).split(max(1, _SHUFFLED_AT_ONCE // n)):
+        figures.append(_label_figures(_shuffled(labels, chunk, seed), neighbours, points, clusters))
+    return torch.cat(figures)
+
+
+def _shuffled(labels: Tensor, permutation: Tensor, seed: int) -> Tensor:
+    """(permutations, n)"""
+    n, rows = len(labels), torch.arange(len(permutation), device=labels.device)
+    shuffled = labels.repeat(len(permutation), 1)
+    for i in range(n - 1, 0, -1):
+        z = seed + (permutation * n + i + 1) * _signed(0x9E3779B97F4A7C15)
+        z = (z ^ _shifted(z, 30)) * _signed(0xBF58476D1CE4E5B9)
+        z = (z ^ _shifted(z, 27)) * _signed(0x94D049BB133111EB)
+        other = _shifted(z ^ _shifted(z, 31), 32) * (i + 1) >> 32
+        label = shuffled[:, i].clone()
+        shuffled[:, i] = shuffled[rows, other]
+        shuffled[rows, other] = label
+    return shuffled
+
+
+def _signed(word: int) -> int:
+    """The int64 with the bits of an unsigned one; torch's int64 wraps round as that does."""
+    return word - 2**64 if word >= 2**63 else word
+
+
+def _shifted(x: Tensor, bits: int) -> Tensor:
+    """x >> bits of unsigned numbers."""
+    return (x >> bits) & (2 ** (64 - bits) - 1)
+
+
+def _label_figures(
+    labels: Tensor,  # (rows, n)
+    neighbours: Tensor,  # (n, degree)
+    points: Tensor,  # (n, 1 + dim), the indices first
+    clusters: int,
+) -> Tensor:  # (rows, 3)
+    accompanied = torch.zeros_like(labels, dtype=torch.bool)
+    for near in neighbours.T:
+        accompanied |= (labels == labels[:, near]) & (near >= 0)
+    counts = points.new_zeros(len(labels), clusters).scatter_add_(1, labels, torch.ones_like(labels).to(points))
+    variances = []
+    for x in points.T:
+        x = x.expand_as(labels)
+        mean = points.new_zeros(counts.shape).scatter_add_(1, labels, x) / counts
+        squares = (x - mean.gather(1, labels)).square()
+        within = points.new_zeros(counts.shape).scatter_add_(1, labels, squares) / counts.clamp(min=1)
+        variances.append(within.sum(1) / (counts > 0).sum(1))
+    isolated = (~accompanied).sum(1).to(points) / labels.shape[1]
+    return torch.stack([isolated, variances[0], sum(variances[1:], torch.zeros_like(isolated))], 1)
 
 
 def _swap_form(x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@
 // is staged in shared memory, whichever axis of it is contiguous, the distances beside it. Sums of kFold terms are
 // added up in double, so that no number of terms loses precision. An entry has the same bits in whatever tile it is.
 
+#include "cuda/device.h"
 #include "cuda/kernels.h"
 #include "cuda/lengths.h"
 

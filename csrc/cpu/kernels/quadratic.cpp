@@ -8,6 +8,7 @@
 
 #include "cpu/kernels.h"
 #include "cpu/simd.h"
+#include "random.h"
 
 namespace bimt {
 namespace {
@@ -21,14 +22,6 @@ template <>
 constexpr int32_t kNone<int32_t> = 0x7fffffff;
 template <>
 constexpr int64_t kNone<int64_t> = 0x7fffffff;
-
-// SplitMix64.
-uint64_t next_random(uint64_t* state) {
-  uint64_t z = *state += 0x9e3779b97f4a7c15;
-  z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
-  z = (z ^ z >> 27) * 0x94d049bb133111eb;
-  return z ^ z >> 31;
-}
 
 // What a walk keeps between two slices, in front of its arrays.
 struct State {
