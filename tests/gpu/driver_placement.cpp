@@ -10,7 +10,7 @@ namespace {
 using bimt::Matrix;
 using namespace bimt::gpu;
 
-constexpr int64_t kNeurons = 70, kPeers = 133;
+constexpr int64_t kNeurons = 41, kPeers = 70;
 constexpr int kDim = 2;
 
 double sign(double x) { return (x > 0) - (x < 0); }
