@@ -184,25 +184,30 @@ class Relocation:
         (slots, *rest), table = self.placement(group, slots, slots[assignment.to(slots.device)])
         return placement_cost(slots, *rest, table)
 
-    def best_recurrent_swaps(self, group: str) -> tuple[Tensor, Tensor]:
-        """Delta and partner of every neuron of a recurrent group, from where all sit now."""
+    def best_recurrent_swaps(self, group: str, top_k: int | None) -> tuple[Tensor, Tensor]:
+        """Wiring.best_swaps of a recurrent group, from where all sit now."""
         _, flow, distance = self._quadratic_problem(group)
         assignment = self.assignment[group].to(flow.device)
-        return functional.best_swaps(self._recurrent_cost(group, assignment), assignment, flow=flow, distance=distance)
+        cost = self._recurrent_cost(group, assignment)
+        if top_k is None:
+            return functional.best_swaps(cost, assignment, flow=flow, distance=distance)
+        return search.best_pairs(cost, assignment, top_k, flow, distance)
 
-    def best_swaps_in_blocks(self, group: str) -> tuple[Tensor, Tensor]:
-        """Delta and partner of every neuron of a group in blocks, from where all sit now; partners of its own block."""
+    def best_swaps_in_blocks(self, group: str, top_k: int | None) -> tuple[Tensor, Tensor]:
+        """The same of a group in blocks; partners are of one block."""
         cost, assignment = self._placement_cost(group), self.assignment[group]
         if cost is None:
-            return torch.zeros(len(assignment)), torch.arange(len(assignment))
+            cost = torch.zeros(()).expand(len(assignment), len(assignment))
         m, found = len(assignment) // self.wiring.blocks[group], []
         for start in range(0, len(assignment), m):
             slots = assignment[start : start + m].to(cost.device)
             place = slots[0] // m * m
-            delta, partner = functional.best_swaps(cost[start : start + m, place : place + m], slots - place)
-            found.append((delta, partner + start))
-        deltas, partners = zip(*found, strict=True)
-        return torch.cat(deltas), torch.cat(partners)
+            block, slots = cost[start : start + m, place : place + m], slots - place
+            best = functional.best_swaps(block, slots) if top_k is None else search.best_pairs(block, slots, top_k)
+            found.append((best[0], best[1] + start))
+        deltas, neurons = (torch.cat(parts) for parts in zip(*found, strict=True))
+        order = slice(None) if top_k is None else deltas.argsort(stable=True)[:top_k]
+        return deltas[order], neurons[order]
 
     def placement(self, group: str, slots: Tensor, sitting: Tensor | None = None) -> tuple[tuple, Tensor | None] | None:
         """Arguments and table of placement_cost, all others where they are; None where nothing else joins the group.

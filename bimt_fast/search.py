@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .backends import kernels
-from .functional import best_swaps
+from .functional import best_swaps, swap_deltas
 from .ops import best_swaps_unchecked, check_assignment, check_permutation, check_shape
 from .quadratic import Placed, Problem
 from .quadratic import search as search_quadratic
@@ -28,6 +28,24 @@ def assigned_cost(cost: Tensor, assignment: Tensor) -> float:
 def resolution(cost: Tensor) -> float:
     """The smallest change of one swap that rounding cannot feign in a matrix of this dtype and magnitude."""
     return 4 * torch.finfo(cost.dtype).eps * cost.abs().max().item() if cost.numel() else 0.0
+
+
+def best_pairs(
+    cost: Tensor, assignment: Tensor, top_k: int, flow: Tensor | None = None, distance: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The best swaps of all, by functional.swap_deltas of these arguments.
+
+    Returns:
+        delta (k,) and pairs (k, 2) int64 of neurons, smallest delta first, then lowest first and second neuron; the
+        first of a pair is the lower. k <= top_k: only pairs that lower the cost.
+    """
+    n = len(cost)
+    deltas = swap_deltas(cost, assignment, flow=flow, distance=distance).triu_(1).flatten()
+    found = (deltas < 0).nonzero().flatten()
+    if 0 < top_k < len(found):
+        found = found[deltas[found] <= deltas[found].kthvalue(top_k).values]
+    found = found[deltas[found].argsort(stable=True)][:top_k]
+    return deltas[found], torch.stack([found // n, found % n], 1) if n else found.new_zeros(0, 2)
 
 
 def assign(cost: Tensor, assignment: Tensor, strategy: str, neurons: Tensor | None) -> tuple[Tensor, int]:

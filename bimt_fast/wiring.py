@@ -12,6 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -708,10 +709,11 @@ class Wiring:
 
         In a group of blocks, a neuron's partner is of its own block.
 
-        The same as functional.best_swaps of the group's placement cost, without that (n, n) matrix: with metric "l1"
-        on a CPU, tiles of it are made again from running sums in O(n*m + n^2) time, and the extra memory is less
-        than a tenth of the weights' bytes, a few MiB for every thread aside (and what a large top_k needs). Other
-        metrics and the reference backend make the matrix.
+        The same as functional.best_swaps of the group's placement cost, without that (n, n) matrix on the cpu
+        backend: parts of it are made as they are needed, in O(n*m + n^2) time from sums for "l1", "torus-l1" and
+        "sql2", as a product in O(n^2*m) for other metrics, and the extra memory is less than a tenth of the weights'
+        bytes, a few MiB for every thread aside (and what a large top_k needs). The reference backend makes the
+        matrix, and so do recurrent groups and groups in blocks, for top_k that of all deltas too.
 
         Args:
             group: any group of neurons, frozen ones too.
@@ -727,23 +729,22 @@ class Wiring:
         Raises:
             TypeError: top_k is no integer.
             ValueError: the group is unknown, top_k is negative, weights are not finite.
-            NotImplementedError: top_k of a recurrent group or of one in blocks.
+            NotImplementedError: a recurrent group in blocks.
         """
         self._known_groups("group", (group,))
-        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int)):
+        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, Integral)):
             raise TypeError(f"top_k must be an integer or None, was {top_k!r}")
         if top_k is not None and top_k < 0:
             raise ValueError(f"top_k must be a non-negative integer or None, was {top_k}")
+        top_k = None if top_k is None else int(top_k)
         relocation = Relocation(self, "matching", None)
         recurrent, in_blocks = group in relocation.recurrent, group in self.blocks
         if recurrent and in_blocks:
             raise NotImplementedError(f"swaps of the recurrent group {group!r} in blocks are not available")
-        if top_k is not None and (recurrent or in_blocks):
-            raise NotImplementedError(f"top_k is not available for {group!r}, which is recurrent or in blocks")
         if recurrent:
-            return relocation.best_recurrent_swaps(group)
+            return relocation.best_recurrent_swaps(group, top_k)
         if in_blocks:
-            return relocation.best_swaps_in_blocks(group)
+            return relocation.best_swaps_in_blocks(group, top_k)
         placement = relocation.placement(group, self.neuron_positions(group))
         if placement is None:  # nothing joins the group: nothing improves
             slots = torch.zeros(len(self._slots[group]), 0)
@@ -791,7 +792,7 @@ class Wiring:
             raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, was {strategy!r}")
         if top_k is not None and strategy != "greedy":
             raise ValueError(f"top_k belongs to strategy 'greedy', strategy was {strategy!r}")
-        if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 0):
+        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, Integral) or top_k < 0):
             raise ValueError(f"top_k must be a non-negative integer or None, was {top_k!r}")
         self._check_followers(optimizer)
         recurrent = self.recurrent_groups

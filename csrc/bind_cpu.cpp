@@ -167,43 +167,79 @@ void bind_penalty_backward(int dtype, const py::tuple& description, intptr_t out
   });
 }
 
-// parts: tuples (weight with neurons as rows, peer positions, coefficient), the incoming ones first.
+// What a placement cost is made from. Parts are described by tuples (weight with neurons as rows, peer positions,
+// coefficient), the incoming ones first.
+template <class S>
+class Placement {
+  using T = Compute<S>;
+
+ public:
+  Placement(const py::tuple& slots, const py::list& descriptions, int64_t incoming, int metric, const py::tuple& table,
+            int threads)
+      : slots_(Fields(slots).matrix<const T>()),
+        incoming_(incoming),
+        metric_(metric),
+        table_(Fields(table).matrix<const T>()),
+        threads_(threads) {
+    for (py::handle description : descriptions) {
+      Fields fields(description);
+      const Matrix<const S> weight = fields.matrix<const S>();
+      peers_.push_back(fields.matrix<const T>());
+      parts_.push_back({weight.data, weight.cols, weight.row_stride, weight.col_stride, fields.real()});
+    }
+  }
+
+  PlacementPlan plan() const { return plan_placement(slots_, peers_, metric_); }
+
+  PlacementArgs<S> sums(const PlacementPlan& plan, T* cost) const {
+    PlacementArgs<S> args = {slots_.rows, parts_.data(), static_cast<int64_t>(parts_.size()), plan.views.data()};
+    args.dim = static_cast<int64_t>(plan.views.size());
+    args.slot_order = plan.slot_order.data();
+    args.crowded = plan.crowded;
+    args.metric = metric_;
+    args.cost = cost;
+    args.threads = threads_;
+    return args;
+  }
+
+  PlacementProductArgs<S> product(T* cost) const {
+    const int64_t count = static_cast<int64_t>(parts_.size());
+    return {slots_, parts_.data(), peers_.data(), count, incoming_, metric_, table_, cost, threads_};
+  }
+
+ private:
+  const Matrix<const T> slots_;
+  const int64_t incoming_;
+  const int metric_;
+  const Matrix<const T> table_;
+  const int threads_;
+  std::vector<PlacementPart<S>> parts_;
+  std::vector<Matrix<const T>> peers_;
+};
+
 void bind_placement_cost(int dtype, const py::tuple& slots, const py::list& descriptions, int64_t incoming, int metric,
                          const py::tuple& table, intptr_t cost, int threads) {
   check_metric(metric);
   with_storage(dtype, [&](auto zero) {
     using S = decltype(zero);
-    using T = Compute<S>;
-    const Matrix<const T> slot_matrix = Fields(slots).matrix<const T>();
-    const Matrix<const T> table_matrix = Fields(table).matrix<const T>();
-    std::vector<PlacementPart<S>> parts;
-    std::vector<Matrix<const T>> peers;
-    for (py::handle description : descriptions) {
-      Fields fields(description);
-      const Matrix<const S> weight = fields.matrix<const S>();
-      peers.push_back(fields.matrix<const T>());
-      parts.push_back({weight.data, weight.cols, weight.row_stride, weight.col_stride, fields.real()});
-    }
-    const int64_t count = static_cast<int64_t>(parts.size());
+    const Placement<S> placement(slots, descriptions, incoming, metric, table, threads);
+    Compute<S>* const to = pointer<Compute<S>>(cost);
     const Status status = [&] {
       const py::gil_scoped_release release;
       if (!is_separable(metric)) {
-        const PlacementProductArgs<S> args = {slot_matrix, parts.data(), peers.data(),     count,  incoming,
-                                              metric,      table_matrix, pointer<T>(cost), threads};
+        const PlacementProductArgs<S> args = placement.product(to);
         return with_instruction_set([&](auto isa) { return placement_product<decltype(isa)>(args); });
       }
-      const PlacementPlan plan = plan_placement(slot_matrix, peers, metric);
+      const PlacementPlan plan = placement.plan();
       if (plan.status != Status::kOk) return plan.status;
-      const PlacementArgs<S> args = {
-          slot_matrix.rows,       parts.data(), count,  plan.views.data(), static_cast<int64_t>(plan.views.size()),
-          plan.slot_order.data(), plan.crowded, metric, pointer<T>(cost),  threads};
+      const PlacementArgs<S> args = placement.sums(plan, to);
       return with_instruction_set([&](auto isa) { return placement_cost<decltype(isa)>(args); });
     }();
     check(status, "slots", "peers");
   });
 }
 
-// parts: as in bind_placement_cost, and behind each the gradients of its weight and of its peers' positions.
+// descriptions: as of a Placement, and behind each the gradients of its weight and of its peers' positions.
 void bind_placement_cost_backward(int dtype, const py::tuple& grad, const py::tuple& slots,
                                   const py::list& descriptions, int64_t incoming, int metric, const py::tuple& table,
                                   intptr_t slots_grad, int threads) {
@@ -335,39 +371,26 @@ double bind_linear_assignment(int dtype, const py::tuple& cost, intptr_t columns
   });
 }
 
-// parts: as in bind_placement_cost; results as in placement_swaps.
-void bind_placement_swaps(int dtype, const py::tuple& slots, const py::list& descriptions, int64_t memory,
-                          int64_t top_k, intptr_t delta, intptr_t partner, intptr_t top_delta, intptr_t top_pairs,
+// descriptions: as of a Placement; delta, neurons and top_k as in SwapTargets.
+void bind_placement_swaps(int dtype, const py::tuple& slots, const py::list& descriptions, int64_t incoming, int metric,
+                          const py::tuple& table, int64_t memory, intptr_t delta, intptr_t neurons, int64_t top_k,
                           int threads) {
-  with_dtype(dtype, [&](auto zero) {
-    using T = decltype(zero);
-    const Matrix<const T> slot_matrix = Fields(slots).matrix<const T>();
-    std::vector<PlacementPart<T>> parts;
-    std::vector<Matrix<const T>> peers;
-    for (py::handle description : descriptions) {
-      Fields fields(description);
-      const Matrix<const T> weight = fields.matrix<const T>();
-      peers.push_back(fields.matrix<const T>());
-      parts.push_back({weight.data, weight.cols, weight.row_stride, weight.col_stride, fields.real()});
-    }
+  check_metric(metric);
+  with_storage(dtype, [&](auto zero) {
+    using S = decltype(zero);
+    using T = Compute<S>;
+    const Placement<S> placement(slots, descriptions, incoming, metric, table, threads);
+    const SwapTargets<T> to = {pointer<T>(delta), pointer<int64_t>(neurons), top_k};
     const Status status = [&] {
       const py::gil_scoped_release release;
-      const PlacementPlan plan = plan_placement(slot_matrix, peers, static_cast<int>(MetricCode::kL1));
+      if (!is_separable(metric)) {
+        const PlacementProductSwapArgs<S> args = {placement.product(nullptr), memory};
+        return with_instruction_set([&](auto isa) { return placement_product_swaps<decltype(isa)>(args, to); });
+      }
+      const PlacementPlan plan = placement.plan();
       if (plan.status != Status::kOk) return plan.status;
-      PlacementSwapArgs<T> args = {};
-      args.placement.n = slot_matrix.rows;
-      args.placement.parts = parts.data();
-      args.placement.part_count = static_cast<int64_t>(parts.size());
-      args.placement.axes = plan.views.data();
-      args.placement.dim = static_cast<int64_t>(plan.views.size());
-      args.placement.crowded = plan.crowded;
-      args.placement.threads = threads;
-      args.memory = memory;
-      args.top_k = top_k;
-      return with_instruction_set([&](auto isa) {
-        return placement_swaps<decltype(isa)>(args, pointer<T>(delta), pointer<int64_t>(partner), pointer<T>(top_delta),
-                                              pointer<int64_t>(top_pairs));
-      });
+      const PlacementSwapArgs<S> args = {placement.sums(plan, nullptr), memory};
+      return with_instruction_set([&](auto isa) { return placement_swaps<decltype(isa)>(args, to); });
     }();
     check(status, "slots", "peers");
   });

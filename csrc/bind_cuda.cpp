@@ -126,6 +126,199 @@ void bind_position_gradient(const py::tuple& queue, int dtype, const py::tuple& 
   });
 }
 
+template <class T>
+Ordered<T> ordered_of(Fields& fields) {
+  Ordered<T> ordered;
+  ordered.matrix = fields.matrix<const T>();
+  ordered.row_order = fields.address<const int64_t>();
+  ordered.col_order = fields.address<const int64_t>();
+  return ordered;
+}
+
+// descriptions: for every matrix a tuple, both its orientations, each with its orders, and its diagonal.
+template <class T>
+SwapArgs<T> swaps_of(int64_t rows, int64_t cols, const py::list& descriptions, intptr_t not_finite) {
+  SwapArgs<T> args = {};
+  args.rows = rows;
+  args.cols = cols;
+  if (descriptions.size() != 1 && descriptions.size() != 3) throw py::value_error("a swap has 1 matrix or 3");
+  for (py::handle description : descriptions) {
+    Fields fields(description);
+    Both<T>& both = args.matrices[args.count++];
+    both.forward = ordered_of<T>(fields);
+    both.backward = ordered_of<T>(fields);
+    both.diagonal = fields.address<const T>();
+  }
+  args.not_finite = pointer<int>(not_finite);
+  return args;
+}
+
+void bind_swap_deltas(const py::tuple& queue, int dtype, int64_t rows, int64_t cols, const py::list& matrices,
+                      intptr_t not_finite, const py::tuple& deltas, bool pairs) {
+  with_dtype(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    swap_deltas(queue_of(queue), swaps_of<T>(rows, cols, matrices, not_finite), Fields(deltas).matrix<T>(), pairs);
+  });
+}
+
+void bind_best_swaps(const py::tuple& queue, int dtype, int64_t rows, int64_t cols, const py::list& matrices,
+                     intptr_t not_finite, int64_t first, intptr_t neuron, intptr_t workspace, intptr_t delta,
+                     intptr_t partner) {
+  with_dtype(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const BestSwapArgs<T> args = {swaps_of<T>(rows, cols, matrices, not_finite),
+                                  first,
+                                  pointer<const int64_t>(neuron),
+                                  pointer<uint64_t>(workspace),
+                                  pointer<T>(delta),
+                                  pointer<int64_t>(partner)};
+    best_swaps(queue_of(queue), args);
+  });
+}
+
+// other: a matrix and its orders, or nothing.
+void bind_swap_gradient(const py::tuple& queue, int dtype, const py::tuple& grad, const py::tuple& other,
+                        intptr_t workspace, const py::tuple& gradient, intptr_t row_order, intptr_t col_order) {
+  with_dtype(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    Fields fields(other);
+    const SwapGradientArgs<T> args = {Fields(grad).matrix<const T>(),    ordered_of<T>(fields),
+                                      pointer<double>(workspace),        Fields(gradient).matrix<T>(),
+                                      pointer<const int64_t>(row_order), pointer<const int64_t>(col_order)};
+    swap_gradient(queue_of(queue), args);
+  });
+}
+
+// matrix, address of the inner points, coefficient, whether a table is read by them
+template <class S>
+ProductPart<S> product_part_of(Fields& fields) {
+  ProductPart<S> part;
+  part.matrix = fields.matrix<const S>();
+  part.inner = fields.address<const Compute<S>>();
+  part.coefficient = fields.real();
+  part.table_by_inner = fields.integer() != 0;
+  return part;
+}
+
+// points: a contiguous matrix
+template <class T>
+ProductPoints<T> product_points_of(const py::tuple& points, int metric, const py::tuple& table) {
+  check_metric(metric);
+  const Matrix<const T> positions = Fields(points).matrix<const T>();
+  return {positions.data, positions.rows, static_cast<int>(positions.cols), metric, Fields(table).matrix<const T>()};
+}
+
+void bind_placement_product(const py::tuple& queue, int dtype, const py::list& descriptions, int64_t neurons,
+                            const py::tuple& slots, int metric, const py::tuple& table, const py::tuple& cost,
+                            intptr_t diagonal, intptr_t not_finite) {
+  with_storage(dtype, [&](auto zero) {
+    using S = decltype(zero);
+    using T = Compute<S>;
+    std::vector<ProductPart<S>> parts;
+    for (py::handle description : descriptions) {
+      Fields fields(description);
+      parts.push_back(product_part_of<S>(fields));
+    }
+    const PlacementProductArgs<S> args = {parts.data(),
+                                          static_cast<int64_t>(parts.size()),
+                                          neurons,
+                                          product_points_of<T>(slots, metric, table),
+                                          Fields(cost).matrix<T>(),
+                                          pointer<T>(diagonal),
+                                          pointer<int>(not_finite)};
+    placement_product(queue_of(queue), args);
+  });
+}
+
+void bind_placement_weight_gradient(const py::tuple& queue, int dtype, const py::tuple& part, const py::tuple& peers,
+                                    int metric, const py::tuple& table, const py::tuple& weight,
+                                    const py::tuple& gradient) {
+  with_storage(dtype, [&](auto zero) {
+    using S = decltype(zero);
+    using T = Compute<S>;
+    Fields fields(part);
+    const PlacementWeightGradientArgs<S> args = {product_part_of<T>(fields), product_points_of<T>(peers, metric, table),
+                                                 Fields(weight).matrix<const S>(), Fields(gradient).matrix<S>()};
+    placement_weight_gradient(queue_of(queue), args);
+  });
+}
+
+void bind_placement_position_gradient(const py::tuple& queue, int dtype, const py::tuple& grad, const py::tuple& weight,
+                                      double coefficient, intptr_t slots, intptr_t peers, int dim, int metric,
+                                      intptr_t slot_parts, intptr_t peer_parts) {
+  check_metric(metric);
+  with_storage(dtype, [&](auto zero) {
+    using S = decltype(zero);
+    using T = Compute<S>;
+    const PlacementPositionGradientArgs<S> args = {Fields(grad).matrix<const T>(),
+                                                   Fields(weight).matrix<const S>(),
+                                                   coefficient,
+                                                   pointer<const T>(slots),
+                                                   pointer<const T>(peers),
+                                                   dim,
+                                                   metric,
+                                                   pointer<double>(slot_parts),
+                                                   pointer<double>(peer_parts)};
+    placement_position_gradient(queue_of(queue), args);
+  });
+}
+
+void bind_add_parts(const py::tuple& queue, int dtype, intptr_t parts, int64_t count, int64_t width, intptr_t sums) {
+  with_dtype(dtype, [&](auto zero) {
+    add_parts(queue_of(queue), pointer<const double>(parts), count, width, pointer<decltype(zero)>(sums));
+  });
+}
+
+// weight, addresses of order and y, coefficient, address and pitch of the borders, address of the counts
+template <class S>
+WalkPart<S> walk_part_of(py::handle description) {
+  Fields fields(description);
+  WalkPart<S> part;
+  part.weight = fields.matrix<const S>();
+  part.order = fields.address<const int32_t>();
+  part.y = fields.address<const double>();
+  part.coefficient = fields.real();
+  part.borders = fields.address<double>();
+  part.pitch = fields.integer();
+  part.counts = fields.address<const int32_t>();
+  return part;
+}
+
+void bind_placement_moments(const py::tuple& queue, int dtype, const py::tuple& part, int64_t peers, int moments) {
+  with_storage(dtype, [&](auto zero) {
+    placement_moments(queue_of(queue), walk_part_of<decltype(zero)>(part), {peers, moments});
+  });
+}
+
+// segments: peers of one, moments; slots: how many, addresses of order and u, scale, address of the totals.
+void bind_placement_walk(const py::tuple& queue, int dtype, const py::list& descriptions, int64_t neurons,
+                         const py::tuple& segments, const py::tuple& slots, bool adds, const py::tuple& cost,
+                         intptr_t diagonal, intptr_t not_finite) {
+  with_storage(dtype, [&](auto zero) {
+    using S = decltype(zero);
+    using T = Compute<S>;
+    std::vector<WalkPart<S>> parts;
+    for (py::handle description : descriptions) parts.push_back(walk_part_of<S>(description));
+    WalkArgs<S> args = {};
+    args.parts = parts.data();
+    args.count = static_cast<int64_t>(parts.size());
+    args.neurons = neurons;
+    Fields lengths(segments), walk(slots);
+    args.segments.peers = lengths.integer();
+    args.segments.moments = static_cast<int>(lengths.integer());
+    args.slots = walk.integer();
+    args.order = walk.address<const int32_t>();
+    args.u = walk.address<const double>();
+    args.scale = walk.real();
+    args.totals = walk.address<const double>();
+    args.adds = adds;
+    args.cost = Fields(cost).matrix<T>();
+    args.diagonal = pointer<T>(diagonal);
+    args.not_finite = pointer<int>(not_finite);
+    placement_walk(queue_of(queue), args);
+  });
+}
+
 // sizes: n, clusters, neighbours of each, coordinates. addresses: as in LabelArgs, from labels on.
 void bind_label_nulls(const py::tuple& queue, const py::tuple& sizes, const py::tuple& addresses, int64_t permutations,
                       uint64_t seed) {
@@ -208,6 +401,18 @@ PYBIND11_MODULE(BIMT_MODULE, module) {
   module.def("penalty", &bind_penalty);
   module.def("adamw", &bind_adamw);
   module.def("position_gradient", &bind_position_gradient);
+  module.def("swap_deltas", &bind_swap_deltas);
+  module.def("swap_parts", &swap_parts);
+  module.def("best_swaps", &bind_best_swaps);
+  module.def("swap_gradient", &bind_swap_gradient);
+  module.def("placement_product", &bind_placement_product);
+  module.def("placement_weight_gradient", &bind_placement_weight_gradient);
+  module.def("placement_position_gradient", &bind_placement_position_gradient);
+  module.def("slot_tiles", &slot_tiles);
+  module.def("peer_tiles", &peer_tiles);
+  module.def("add_parts", &bind_add_parts);
+  module.def("placement_moments", &bind_placement_moments);
+  module.def("placement_walk", &bind_placement_walk);
   module.def("label_workspace", &label_workspace);
   module.def("label_nulls", &bind_label_nulls);
   module.def("permuted_axes", [] { return kPermutedAxes; });

@@ -41,6 +41,19 @@ def is_tested(backend: str, dtype: torch.dtype, n: int) -> bool:
     return _ALL or not imitation or (dtype in (torch.float32, torch.bfloat16) and n in (1, 17, 65))
 
 
+def is_walked(backend: str, dtype: torch.dtype, n: int) -> bool:
+    """The same for walks and greedy swaps, whose many steps what imitates a GPU takes one after the other."""
+    return _ALL or backend not in _IMITATIONS or (dtype, n) in ((torch.float32, 17), (torch.float64, 2))
+
+
+def met_by(backend: str, samples: list, *case: object) -> list:
+    """All samples of a case, or of those that imitate a GPU every fifth: others for each case, and at least one."""
+    if _ALL or backend not in _IMITATIONS:
+        return samples
+    start = zlib.crc32(repr(case).encode()) % min(5, max(len(samples), 1))
+    return samples[start::5]
+
+
 def generator(*seed: object) -> torch.Generator:
     return torch.Generator().manual_seed(zlib.crc32(repr(seed).encode()))
 

@@ -140,6 +140,7 @@ def test_best_swaps_stay_within_blocks():
     case = ARCHITECTURES["attention"]()
     wiring, cost = case.wiring(), case.cost().item()
     delta, partner = wiring.best_swaps("attn")
+    improving = []
     for r in range(6):
         deltas = {}
         for s in range(r // 3 * 3, r // 3 * 3 + 3):
@@ -148,8 +149,13 @@ def test_best_swaps_stay_within_blocks():
             deltas[s] = case.cost(places={**case.places, "attn": case.places["attn"][seats]}).item() - cost
         assert delta[r].item() == pytest.approx(min(deltas.values()), abs=1e-12)
         assert deltas[partner[r].item()] == pytest.approx(min(deltas.values()), abs=1e-12)
-    with pytest.raises(NotImplementedError, match="top_k"):
-        wiring.best_swaps("attn", top_k=2)
+        improving += [(change, r, s) for s, change in deltas.items() if r < s and change < -1e-12]
+    assert len(improving) > 2
+    for top_k in (0, 2, 100):
+        delta, pairs = wiring.best_swaps("attn", top_k=top_k)
+        expected = sorted(improving)[:top_k]
+        assert [tuple(pair) for pair in pairs.tolist()] == [(r, s) for _, r, s in expected]
+        assert delta.tolist() == pytest.approx([change for change, _, _ in expected], abs=1e-12)
 
 
 @pytest.mark.parametrize("name", ("conv2d", "attention", "folds", "unet"))

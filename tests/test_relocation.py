@@ -11,6 +11,7 @@ from torch import nn
 
 import bimt_fast as bf
 import bimt_fast.wiring
+from bimt_fast import search
 
 STRATEGIES = ("greedy", "matching", "assignment", "auto")
 SHAPE = (5, 8, 6, 4)
@@ -505,6 +506,26 @@ def test_swaps_of_a_recurrent_group_are_those_of_the_cost(metric, backend):
     torch.testing.assert_close(delta, best.clamp(max=0), rtol=1e-9, atol=1e-12)
     improves = best < -1e-9
     assert improves.any() and torch.equal(partner[improves], change.argmin(1)[improves])
+    first, second = torch.triu_indices(6, 6, offset=1)
+    swaps = zip(change[first, second].tolist(), first.tolist(), second.tolist(), strict=True)
+    expected = sorted(swap for swap in swaps if swap[0] < -1e-9)
+    assert len(expected) > 2
+    for top_k in (0, 2, 100):
+        delta, pairs = wiring.best_swaps("h", top_k=top_k)
+        assert [tuple(pair) for pair in pairs.tolist()] == [(r, s) for _, r, s in expected[:top_k]]
+        assert delta.tolist() == pytest.approx([change for change, _, _ in expected[:top_k]], abs=1e-12)
+
+
+def test_best_pairs_by_lowest_neurons_on_ties():
+    index = torch.arange(5.0)
+    cost = (index[:, None] - index.flip(0)).abs()  # all would rather sit at the other end: many swaps save as much
+    everything = search.best_pairs(cost, torch.arange(5), 100)
+    pairs = [tuple(pair) for pair in everything[1].tolist()]
+    found = list(zip(everything[0].tolist(), pairs, strict=True))
+    assert found == sorted(found) and len(set(everything[0].tolist())) < len(found)
+    for k in range(len(found) + 2):
+        delta, some = search.best_pairs(cost, torch.arange(5), k)
+        assert torch.equal(delta, everything[0][:k]) and torch.equal(some, everything[1][:k])
 
 
 @pytest.mark.parametrize("metric", ["l1", "l2", "table"])

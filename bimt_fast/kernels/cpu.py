@@ -386,29 +386,27 @@ def placement_swaps(
     top_k: int | None,
     table: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # (n,), (n,) int64; with top_k (k,), (k, 2) int64, k = min(top_k, n (n - 1) / 2)
-    native = metric == "l1" and all(w.dtype == slots.dtype for w in weights)
-    if not native and top_k is None:
-        cost = placement_cost(slots, weights, peers, incoming, metric, coefficients, table)
-        return best_swaps(cost, None, None, None)
-    if not native:
-        return reference.placement_swaps(slots, weights, peers, incoming, metric, coefficients, top_k, table)
-    n = slots.shape[0]
+    n, dtype = slots.shape[0], slots.dtype if table is None else table.dtype
     if top_k is None:
-        first, second = torch.empty(n, dtype=slots.dtype), torch.empty(n, dtype=torch.int64)
+        delta, neurons = torch.empty(n, dtype=dtype), torch.empty(n, dtype=torch.int64)
     else:
         top_k = min(top_k, n * (n - 1) // 2)
-        first, second = torch.empty(top_k, dtype=slots.dtype), torch.empty(top_k, 2, dtype=torch.int64)
-    results = (first.data_ptr(), second.data_ptr())
+        delta, neurons = torch.empty(top_k, dtype=dtype), torch.empty(top_k, 2, dtype=torch.int64)
+    coordinates = [_coordinates(y, table) for y in peers]  # kept alive during the call
+    slots = _coordinates(slots, table)
     _cpu.placement_swaps(
-        _DTYPES[slots.dtype],
+        _DTYPES[weights[0].dtype if weights else dtype],
         _matrix(slots),
-        _parts(weights, peers, incoming, coefficients),
+        _parts(weights, coordinates, incoming, coefficients),
+        incoming,
+        *_metric(metric, table),
         max(sum(w.nbytes for w in weights) // _MEMORY_PART, _LITTLE_MEMORY),
-        top_k or 0,
-        *((*results, 0, 0) if top_k is None else (0, 0, *results)),
+        delta.data_ptr(),
+        neurons.data_ptr(),
+        -1 if top_k is None else top_k,
         _threads(),
     )
-    return first, second
+    return delta, neurons
 
 
 def quadratic_memory(n: int, dtype: torch.dtype, slots: int) -> Tensor:

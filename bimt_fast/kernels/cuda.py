@@ -8,18 +8,14 @@ import torch
 from . import cuda_native
 from .build import why_missing
 from .cuda_penalty import adamw, add_grad, connection_cost, connection_cost_backward, total_cost
-from .cuda_search import (
-    greedy_swaps,
-    label_nulls,
-    permute_,
-    quadratic_ended,
-    quadratic_memory,
-    quadratic_walks,
-)
+from .cuda_placement import placement_cost, placement_cost_backward, placement_swaps
+from .cuda_search import greedy_swaps, label_nulls, permute_, quadratic_ended, quadratic_memory, quadratic_walks
+from .cuda_swaps import best_swaps, swap_deltas, swap_deltas_backward
 
 __all__ = [
     "adamw",
     "add_grad",
+    "best_swaps",
     "can_run",
     "connection_cost",
     "connection_cost_backward",
@@ -27,9 +23,14 @@ __all__ = [
     "greedy_swaps",
     "label_nulls",
     "permute_",
+    "placement_cost",
+    "placement_cost_backward",
+    "placement_swaps",
     "quadratic_ended",
     "quadratic_memory",
     "quadratic_walks",
+    "swap_deltas",
+    "swap_deltas_backward",
     "total_cost",
 ]
 

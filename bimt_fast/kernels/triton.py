@@ -8,16 +8,51 @@ import os
 
 import torch
 
+from .reference import assignment_bound, linear_assignment  # of CPU tensors only
+
 try:
     import triton
 
     from .triton_labels import label_nulls
+    from .triton_penalty import adamw, add_grad, connection_cost, connection_cost_backward, total_cost
     from .triton_permute import permute_
+    from .triton_placement import placement_cost, placement_cost_backward, placement_swaps
+    from .triton_search import (
+        best_swaps,
+        greedy_swaps,
+        quadratic_ended,
+        quadratic_memory,
+        quadratic_walks,
+        swap_deltas,
+        swap_deltas_backward,
+    )
 except ImportError as error:
     triton = None
     _import_error = str(error)
 
-__all__ = ["can_run", "details", "label_nulls", "permute_"]
+__all__ = [
+    "adamw",
+    "add_grad",
+    "assignment_bound",
+    "best_swaps",
+    "can_run",
+    "connection_cost",
+    "connection_cost_backward",
+    "details",
+    "greedy_swaps",
+    "label_nulls",
+    "linear_assignment",
+    "permute_",
+    "placement_cost",
+    "placement_cost_backward",
+    "placement_swaps",
+    "quadratic_ended",
+    "quadratic_memory",
+    "quadratic_walks",
+    "swap_deltas",
+    "swap_deltas_backward",
+    "total_cost",
+]
 
 
 def can_run(device: torch.device) -> tuple[bool, str]:

@@ -196,17 +196,32 @@ Status swap_deltas_backward(const SwapBackwardArgs<T>& args);
 template <class Isa, class T>
 Status best_swaps(const SwapArgs<T>& args, T* delta, int64_t* partner);
 
-template <class T>
+template <class S>
 struct PlacementSwapArgs {
-  PlacementArgs<T> placement;  // its cost is not used; neuron i sits in slot i
+  PlacementArgs<S> placement;  // its cost is not used; neuron i sits in slot i
   int64_t memory;              // bytes that the largest buffers may take together
-  int64_t top_k;
 };
 
-// The best swaps on a placement cost that is never there as a whole. delta, partner: (n,); or where they are null,
-// top_delta (top_k,) and top_pairs (top_k, 2), padded with zeros where fewer pairs improve.
-template <class Isa, class T>
-Status placement_swaps(const PlacementSwapArgs<T>& args, T* delta, int64_t* partner, T* top_delta, int64_t* top_pairs);
+template <class S>
+struct PlacementProductSwapArgs {
+  PlacementProductArgs<S> placement;  // likewise
+  int64_t memory;
+};
+
+// Where the best swaps go: delta and partner of every neuron, (n,) and (n,); or the best pairs, (top_k,) and
+// (top_k, 2), padded with zeros where fewer improve.
+template <class T>
+struct SwapTargets {
+  T* delta;
+  int64_t* neurons;
+  int64_t top_k;  // -1: of every neuron
+};
+
+// The best swaps on a placement cost that is never there as a whole, for separable metrics and for any metric.
+template <class Isa, class S>
+Status placement_swaps(const PlacementSwapArgs<S>& args, const SwapTargets<Compute<S>>& to);
+template <class Isa, class S>
+Status placement_product_swaps(const PlacementProductSwapArgs<S>& args, const SwapTargets<Compute<S>>& to);
 
 // minimise sum linear[i, a[i]] + sum over pairs i < j of flow[i, j] * distance[a[i], a[j]], and without symmetry also
 // of flow[j, i] * distance[a[j], a[i]]. Rows of flow have quadratic_stride(n) entries, the rest are contiguous; the

@@ -5,7 +5,8 @@
 // were taken up from. What is made here is f / 2: the factor, which is exact, is left to the end.
 #pragma once
 
-#include "cpu/neuron_block.h"
+#include "cpu/axis_scans.h"
+#include "cpu/weight_tile.h"
 
 namespace bimt {
 namespace {
@@ -38,27 +39,29 @@ struct Sums {
 };
 constexpr int64_t kStoredSums = 2 * kNeurons;
 
-template <class T, class Sum>
+template <class S, class Sum>
 class NeuronBlock {
+  using T = Compute<S>;
+
  public:
-  static int64_t sum_count(const PlacementArgs<T>& args) {
+  static int64_t sum_count(const PlacementArgs<S>& args) {
     int64_t count = 0;
     for (int64_t a = 0; a < args.dim; ++a) count += args.axes[a].knot_count * kNeurons;
     return count;
   }
 
   // sums: memory for the knots that will be gathered at a time.
-  NeuronBlock(const PlacementArgs<T>& args, int64_t block, Sum* sums)
+  NeuronBlock(const PlacementArgs<S>& args, int64_t block, Sum* sums)
       : args_(args), first_(block * kNeurons), neurons_(larger(0, smaller(kNeurons, args.n - first_))), sums_(sums) {}
 
   // |weight| by knot, axis after axis, for several blocks at a time: then wider parts of the weights' rows are read,
   // where neurons lie along them, and their pages are not left and entered again for every block.
-  static void gather(const PlacementArgs<T>& args, int64_t first_block, int64_t blocks, Sum* sums) {
+  static void gather(const PlacementArgs<S>& args, int64_t first_block, int64_t blocks, Sum* sums) {
     const int64_t count = sum_count(args);
     std::memset(sums, 0, blocks * count * sizeof(Sum));
     int64_t first_peer = 0;
     for (int64_t p = 0; p < args.part_count; ++p) {
-      const PlacementPart<T>& part = args.parts[p];
+      const PlacementPart<S>& part = args.parts[p];
       for (int64_t k = 0; k < part.peers; k += kChunk) {
         for (int64_t b = 0; b < blocks; ++b) {
           NeuronBlock block(args, first_block + b, sums + b * count);
@@ -71,7 +74,7 @@ class NeuronBlock {
   }
 
   // As many blocks as have their sums in the second-level cache.
-  static int64_t group(const PlacementArgs<T>& args) {
+  static int64_t group(const PlacementArgs<S>& args) {
     constexpr int64_t kBytes = 512 << 10;
     return larger(1, smaller(kChunk / kNeurons, kBytes / larger(1, sum_count(args) * int64_t(sizeof(Sum)))));
   }
@@ -108,10 +111,22 @@ class NeuronBlock {
     narrow(wide, value);
   }
 
-  // Calls emit(index, values) for the places in order; sums are those of the axis.
+  // Calls emit(index, values) for the places in order; sums are those of the axis. l1 values are half of f.
   template <class Emit>
-  BIMT_INLINE static void scan(const PlacementAxis& axis, const Sum* sums, const double* places, int64_t count,
-                               Emit emit) {
+  BIMT_INLINE static void scan(int metric, const PlacementAxis& axis, const Sum* sums, const double* places,
+                               int64_t count, Emit emit) {
+    if (metric == int(MetricCode::kSql2)) {
+      scan_moments<T>(axis, sums, places, count, emit);
+    } else if (metric == int(MetricCode::kTorusL1)) {
+      scan_circle<T>(axis, sums, places, count, emit);
+    } else {
+      scan_line(axis, sums, places, count, emit);
+    }
+  }
+
+ private:
+  template <class Emit>
+  static void scan_line(const PlacementAxis& axis, const Sum* sums, const double* places, int64_t count, Emit emit) {
     Sums half = {}, upto = {};
     for (int64_t l = 0; l < axis.knot_count; ++l) advance(sums + l * kNeurons, axis.knots[l], &half);
     half.halve();
@@ -125,70 +140,42 @@ class NeuronBlock {
     }
   }
 
- private:
-  struct Tile {
-    alignas(64) T data[kLanes<T> * kNeurons];  // one row a peer
-  };
-
-  void gather(const PlacementPart<T>& part, int64_t first_peer, int64_t begin, int64_t end, int64_t first_knot) {
+  void gather(const PlacementPart<S>& part, int64_t first_peer, int64_t begin, int64_t end, int64_t first_knot) {
     if (args_.neuron_order != nullptr) return gather_in_order(part, first_peer, begin, end, first_knot);
-    const T* const weight = part.weight + first_ * part.neuron_stride;
+    const S* const weight = part.weight + first_ * part.neuron_stride;
     const bool whole = neurons_ == kNeurons;
     const int64_t next = kNeurons * part.neuron_stride;
-    Tile tile;
+    Tile<T> tile;
     for (int64_t k = begin; k < end; k += kLanes<T>) {
-      const T* const from = weight + k * part.peer_stride;
+      const S* const from = weight + k * part.peer_stride;
       const int64_t peers = smaller(kLanes<T>, end - k);
-      const T* rows = tile.data;
-      int64_t stride = kNeurons;
-      if (whole && part.neuron_stride == 1) {
-        rows = from;
-        stride = part.peer_stride;
-      } else if (whole && part.peer_stride == 1 && peers == kLanes<T>) {
-        transpose_tile(from, part.neuron_stride, next_block_ ? next : kPrefetchColumns, &tile);
-      } else {
-        gather_tile(from, part, peers, &tile);
-      }
+      const bool direct = !kNarrow<S> && whole && part.neuron_stride == 1;
+      if (!direct) fill_tile(from, part, peers, neurons_, next_block_ ? next : kPrefetchColumns, &tile);
+      const T* const rows = direct ? reinterpret_cast<const T*>(from) : tile.data;
+      const int64_t stride = direct ? part.peer_stride : kNeurons;
       const int64_t ahead = next_block_ ? next : kPrefetchRows * stride;
       add_rows(rows, stride, peers, first_peer + k, first_knot, ahead, static_cast<T>(part.coefficient));
     }
   }
 
   // The same for neurons that do not lie together.
-  void gather_in_order(const PlacementPart<T>& part, int64_t first_peer, int64_t begin, int64_t end,
+  void gather_in_order(const PlacementPart<S>& part, int64_t first_peer, int64_t begin, int64_t end,
                        int64_t first_knot) {
-    Tile tile = {};
+    const int32_t* const order = args_.neuron_order + first_;
+    const bool by_peer = part.neuron_stride == 1;
+    Tile<T> tile = {};
     for (int64_t k = begin; k < end; k += kLanes<T>) {
       const int64_t peers = smaller(kLanes<T>, end - k);
-      for (int64_t i = 0; i < neurons_; ++i) {
-        const T* const from = part.weight + args_.neuron_order[first_ + i] * part.neuron_stride + k * part.peer_stride;
-        for (int64_t j = 0; j < peers; ++j) tile.data[j * kNeurons + i] = from[j * part.peer_stride];
+      const S* const from = part.weight + k * part.peer_stride;
+      for (int64_t j = 0; j < peers && by_peer; ++j) {
+        const S* const row = from + j * part.peer_stride;
+        for (int64_t i = 0; i < neurons_; ++i) tile.data[j * kNeurons + i] = widened(row[order[i]]);
+      }
+      for (int64_t i = 0; i < neurons_ && !by_peer; ++i) {
+        const S* const row = from + order[i] * part.neuron_stride;
+        for (int64_t j = 0; j < peers; ++j) tile.data[j * kNeurons + i] = widened(row[j * part.peer_stride]);
       }
       add_rows(tile.data, kNeurons, peers, first_peer + k, first_knot, 0, static_cast<T>(part.coefficient));
-    }
-  }
-
-  void gather_tile(const T* weight, const PlacementPart<T>& part, int64_t peers, Tile* tile) const {
-    for (int64_t k = 0; k < peers; ++k) {
-      for (int64_t i = 0; i < kNeurons; ++i) {
-        tile->data[k * kNeurons + i] = i < neurons_ ? weight[k * part.peer_stride + i * part.neuron_stride] : T(0);
-      }
-    }
-  }
-
-  static void transpose_tile(const T* weight, int64_t neuron_stride, int64_t ahead, Tile* tile) {
-    BIMT_UNROLL
-    for (int group = 0; group < kRows<T>; ++group) {
-      Full<T> rows[kLanes<T>];
-      BIMT_UNROLL
-      for (int i = 0; i < kLanes<T>; ++i) {
-        const T* const row = weight + (group * kLanes<T> + i) * neuron_stride;
-        prefetch(row + ahead);
-        rows[i] = load<Full<T>>(row);
-      }
-      transpose<T>(rows);
-      BIMT_UNROLL
-      for (int k = 0; k < kLanes<T>; ++k) store(tile->data + k * kNeurons + group * kLanes<T>, rows[k]);
     }
   }
 
@@ -259,7 +246,7 @@ class NeuronBlock {
     }
   }
 
-  const PlacementArgs<T>& args_;
+  const PlacementArgs<S>& args_;
   const int64_t first_, neurons_;
   Sum* const sums_;
   bool next_block_ = false;

@@ -28,7 +28,7 @@ struct Item {
 };
 
 // The tiles on or above the diagonal, cut into items; `items` may be null to count them only.
-int64_t list_items(int64_t n, Item* items) {
+inline int64_t list_items(int64_t n, Item* items) {
   const int64_t tiles = divide_up(n, kTile);
   int64_t count = 0;
   for (int64_t row = 0; row < tiles; ++row) {

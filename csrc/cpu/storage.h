@@ -29,5 +29,29 @@ BIMT_INLINE void write_row(const T* from, int64_t count, S* to, int64_t stride) 
   }
 }
 
+// A vector of consecutive numbers, widened.
+template <class V, class T>
+BIMT_INLINE V load_widened(const T* from) {
+  return load<V>(from);
+}
+
+template <class V>
+BIMT_INLINE BitsOf<float, V> load_bits(const void* from) {
+  const auto narrow = load<Vector<uint16_t, sizeof(V) / sizeof(float)>>(static_cast<const uint16_t*>(from));
+  return __builtin_convertvector(narrow, BitsOf<float, V>);
+}
+
+template <class V>
+BIMT_INLINE V load_widened(const BFloat16* from) {
+  return (V)(load_bits<V>(from) << 16);
+}
+
+template <class V>
+BIMT_INLINE V load_widened(const Float16* from) {
+  const BitsOf<float, V> bits = load_bits<V>(from), sign = (bits & 0x8000) << 16, rest = (bits & 0x7fff) << 13;
+  const BitsOf<float, V> scaled = (BitsOf<float, V>)((V)rest * 0x1p112f);
+  return (V)(sign | (rest >= 0x0f800000 ? rest | 0x7f800000 : scaled));
+}
+
 }  // namespace
 }  // namespace bimt

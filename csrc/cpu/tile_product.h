@@ -142,23 +142,32 @@ struct Workspace {
 };
 
 // |weight| times the coefficient, or the weight itself where Signed, for a chunk of peers and a block of neurons; false
-// when one was not finite.
+// when one was not finite. order: of the neurons, null: as they are.
 template <bool Signed, class S, class T>
-bool pack(const PlacementPart<S>& part, int64_t first, int64_t neurons, int64_t peer, int64_t count, T* to) {
+bool pack(const PlacementPart<S>& part, int64_t first, int64_t neurons, int64_t peer, int64_t count, T* to,
+          const int32_t* order = nullptr) {
   const T coefficient = static_cast<T>(part.coefficient);
   T poison = 0;
   for (int64_t panel = 0; panel < neurons; panel += kPanel<T>) {
     const int64_t lanes = smaller(kPanel<T>, neurons - panel);
-    const S* const from = part.weight + (first + panel) * part.neuron_stride + peer * part.peer_stride;
+    const S* const from = part.weight + peer * part.peer_stride;
+    const auto neuron = [&](int64_t i) { return order == nullptr ? first + panel + i : order[first + panel + i]; };
     T* const rows = to + panel * kPeers;
     if (lanes < kPanel<T>) std::memset(rows, 0, kPeers * kPanel<T> * sizeof(T));
-    if (part.neuron_stride == 1) {
-      for (int64_t k = 0; k < count; ++k) read_row(from + k * part.peer_stride, 1, lanes, rows + k * kPanel<T>);
-    } else {
+    if (part.neuron_stride != 1) {
       T row[kPeers];
       for (int64_t i = 0; i < lanes; ++i) {
-        read_row(from + i * part.neuron_stride, part.peer_stride, count, row);
+        read_row(from + neuron(i) * part.neuron_stride, part.peer_stride, count, row);
         for (int64_t k = 0; k < count; ++k) rows[k * kPanel<T> + i] = row[k];
+      }
+    } else if (order == nullptr) {
+      for (int64_t k = 0; k < count; ++k) {
+        read_row(from + neuron(0) + k * part.peer_stride, 1, lanes, rows + k * kPanel<T>);
+      }
+    } else {
+      for (int64_t k = 0; k < count; ++k) {
+        const S* const row = from + k * part.peer_stride;
+        for (int64_t i = 0; i < lanes; ++i) rows[k * kPanel<T> + i] = widened(row[neuron(i)]);
       }
     }
     Full<T> bad = {};

@@ -29,6 +29,12 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 
 BIMT_HD constexpr int64_t divide_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
+// Whether a number is neither NaN nor infinite.
+template <class T>
+BIMT_HD bool is_finite(T x) {
+  return x - x == 0;
+}
+
 // Makes a queue's device the current one for as long as it lives.
 class OnDevice {
  public:

@@ -15,6 +15,9 @@ int main(int count, char** names) {
   const std::pair<const char*, void (*)()> parts[] = {
       {"penalty", driver::check_penalty},
 #ifndef PENALTY_ONLY  // in which tests plant defects
+      {"placement", driver::check_placement},
+      {"swaps", driver::check_swap_search},
+      {"walks", driver::check_walks},
 #endif
   };
   for (const auto& [name, check] : parts) {

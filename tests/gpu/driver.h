@@ -58,5 +58,8 @@ inline void expect_near(const char* what, double got, double expected, double sc
 inline const bimt::gpu::Queue kQueue = {0, nullptr};
 
 void check_penalty();
+void check_placement();
+void check_swap_search();
+void check_walks();
 
 }  // namespace driver

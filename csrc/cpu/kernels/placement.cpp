@@ -6,8 +6,8 @@
 // length 1 (torus-l1) every knot has a second break, where the way round the other side becomes the shorter one. sql2
 // needs no order: its three moments over all knots give f(t) = t (t A - 2 B) + Q.
 
-#include "cpu/neuron_block.h"
-#include "cpu/storage.h"
+#include "cpu/axis_scans.h"
+#include "cpu/weight_tile.h"
 
 namespace bimt {
 namespace {
@@ -15,59 +15,6 @@ namespace {
 constexpr int64_t kSerialElements = 1 << 14;
 // Results beyond this would push everything else out of the caches.
 constexpr int64_t kStreamBytes = int64_t(4) << 20;
-
-// The weights of kLanes peers times a block of neurons, one row a peer.
-template <class T>
-struct Tile {
-  alignas(64) T data[kLanes<T> * kNeurons];
-};
-
-template <class S, class T>
-void gather_tile(const S* weight, const PlacementPart<S>& part, int64_t peers, int64_t neurons, Tile<T>* tile) {
-  for (int64_t k = 0; k < peers; ++k) {
-    T* const to = tile->data + k * kNeurons;
-    read_row(weight + k * part.peer_stride, part.neuron_stride, neurons, to);
-    for (int64_t i = neurons; i < kNeurons; ++i) to[i] = 0;
-  }
-}
-
-template <class V, class T>
-BIMT_INLINE V load_widened(const T* from) {
-  return load<V>(from);
-}
-
-template <class V>
-BIMT_INLINE V load_widened(const BFloat16* from) {
-  V wide;
-  BIMT_UNROLL
-  for (int i = 0; i < kLanes<float>; ++i) wide[i] = widened(from[i]);
-  return wide;
-}
-
-template <class V>
-BIMT_INLINE V load_widened(const Float16* from) {
-  V wide;
-  BIMT_UNROLL
-  for (int i = 0; i < kLanes<float>; ++i) wide[i] = widened(from[i]);
-  return wide;
-}
-
-template <class S, class T>
-void transpose_tile(const S* weight, int64_t neuron_stride, Tile<T>* tile) {
-  BIMT_UNROLL
-  for (int group = 0; group < kRows<T>; ++group) {
-    Full<T> rows[kLanes<T>];
-    BIMT_UNROLL
-    for (int i = 0; i < kLanes<T>; ++i) {
-      const S* const row = weight + (group * kLanes<T> + i) * neuron_stride;
-      prefetch(row + kPrefetchColumns);
-      rows[i] = load_widened<Full<T>>(row);
-    }
-    transpose<T>(rows);
-    BIMT_UNROLL
-    for (int k = 0; k < kLanes<T>; ++k) store(tile->data + k * kNeurons + group * kLanes<T>, rows[k]);
-  }
-}
 
 template <class S, class Sum>
 class BlockPlacement {
@@ -125,17 +72,10 @@ class BlockPlacement {
       const S* const from = weight + k * part.peer_stride;
       const int64_t peers = smaller(kLanes<T>, part.peers - k);
       const bool direct = !kNarrow<S> && neurons_ == kNeurons && part.neuron_stride == 1;
-      if (!direct) fill(&tile, from, part, peers);
+      if (!direct) fill_tile(from, part, peers, neurons_, kPrefetchColumns, &tile);
       const T* const rows = direct ? reinterpret_cast<const T*>(from) : tile.data;
       add_rows(rows, direct ? part.peer_stride : kNeurons, peers, first_peer + k, static_cast<T>(part.coefficient));
     }
-  }
-
-  void fill(Tile<T>* tile, const S* from, const PlacementPart<S>& part, int64_t peers) {
-    if (neurons_ == kNeurons && part.peer_stride == 1 && peers == kLanes<T>) {
-      return transpose_tile(from, part.neuron_stride, tile);
-    }
-    gather_tile(from, part, peers, neurons_, tile);
   }
 
   void add_rows(const T* rows, int64_t stride, int64_t peers, int64_t first_peer, T coefficient) {
@@ -177,87 +117,13 @@ class BlockPlacement {
   // Calls emit(place, values of the block's neurons) for every place in order.
   template <class Emit>
   BIMT_INLINE bool scan(const PlacementAxis& axis, const Sum* sums, Emit emit) {
-    if (args_.metric == int(MetricCode::kSql2)) return scan_moments(axis, sums, emit);
-    if (args_.metric == int(MetricCode::kTorusL1)) return scan_circle(axis, sums, emit);
+    if (args_.metric == int(MetricCode::kSql2)) {
+      return scan_moments<T>(axis, sums, axis.places, axis.place_count, emit);
+    }
+    if (args_.metric == int(MetricCode::kTorusL1)) {
+      return scan_circle<T>(axis, sums, axis.places, axis.place_count, emit);
+    }
     return scan_line(axis, sums, emit);
-  }
-
-  // False when a weight was not finite.
-  static BIMT_INLINE bool finite(const Wide* weight) {
-    Wide poison = {};
-    for (int i = 0; i < kSums; ++i) poison += weight[i] - weight[i];
-    double sum = 0;
-    for (int i = 0; i < kWide; ++i) sum += poison[i];
-    return sum == 0;
-  }
-
-  template <class Emit>
-  bool scan_moments(const PlacementAxis& axis, const Sum* sums, Emit emit) {
-    Wide weight[kSums] = {}, moment[kSums] = {}, square[kSums] = {}, here[kSums];
-    for (int64_t l = 0; l < axis.knot_count; ++l) {
-      widen(sums + l * kNeurons, here);
-      const double knot = axis.knots[l];
-      BIMT_UNROLL
-      for (int i = 0; i < kSums; ++i) {
-        weight[i] += here[i];
-        moment[i] += here[i] * knot;
-        square[i] += here[i] * (knot * knot);
-      }
-    }
-    for (int64_t place = 0; place < axis.place_count; ++place) {
-      const double t = axis.places[place];
-      BIMT_UNROLL
-      for (int i = 0; i < kSums; ++i) here[i] = (weight[i] * t - (moment[i] + moment[i])) * t + square[i];
-      Full<T> value[kRows<T>];
-      narrow(here, value);
-      emit(place, value);
-    }
-    return finite(weight);
-  }
-
-  // f(t) = weight t - moment between breaks. Knots and places lie in [0, 1).
-  template <class Emit>
-  bool scan_circle(const PlacementAxis& axis, const Sum* sums, Emit emit) {
-    Wide weight[kSums] = {}, moment[kSums] = {}, here[kSums];
-    const int64_t count = axis.knot_count;
-    int64_t far = 0;  // the first knot whose opposite, half a turn away, lies before it
-    for (int64_t l = 0; l < count; ++l) {
-      const double knot = axis.knots[l];
-      far += knot < 0.5;
-      widen(sums + l * kNeurons, here);
-      const double slope = knot < 0.5 ? -1.0 : 1.0, start = knot < 0.5 ? knot : 1 - knot;
-      BIMT_UNROLL
-      for (int i = 0; i < kSums; ++i) {
-        weight[i] += here[i] * slope;
-        moment[i] -= here[i] * start;
-      }
-    }
-    const bool all_finite = finite(weight);
-    const auto bend = [&](int64_t l, double at, double change) {
-      widen(sums + l * kNeurons, here);
-      BIMT_UNROLL
-      for (int i = 0; i < kSums; ++i) {
-        weight[i] += here[i] * change;
-        moment[i] += here[i] * (change * at);
-      }
-    };
-    const auto opposite = [&](int64_t turned) {
-      return turned < count - far ? axis.knots[far + turned] - 0.5 : axis.knots[turned - (count - far)] + 0.5;
-    };
-    int64_t l = 0, turned = 0;
-    for (int64_t place = 0; place < axis.place_count; ++place) {
-      const double t = axis.places[place];
-      for (; l < count && axis.knots[l] <= t; ++l) bend(l, axis.knots[l], 2.0);
-      for (; turned < count && opposite(turned) <= t; ++turned) {
-        bend(turned < count - far ? far + turned : turned - (count - far), opposite(turned), -2.0);
-      }
-      BIMT_UNROLL
-      for (int i = 0; i < kSums; ++i) here[i] = weight[i] * t - moment[i];
-      Full<T> value[kRows<T>];
-      narrow(here, value);
-      emit(place, value);
-    }
-    return all_finite;
   }
 
   template <class Emit>
@@ -271,7 +137,7 @@ class BlockPlacement {
         moment[i] -= here[i] * axis.knots[l];
       }
     }
-    const bool all_finite = finite(weight);
+    const bool all_finite = finite_sums(weight);
 
     // From here on weight is 2 A(t) - A and moment is 2 B(t) - B.
     int64_t l = 0;
