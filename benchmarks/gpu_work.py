@@ -35,9 +35,10 @@ WORK = {
     "best_of_parts": Work(256, 40, "0.16 * n * n", "0.02 * n * n"),
     "gradient_kernel": Work(256, 128, "(2 * b + 0.16) * n * n", "1.5 * n * n"),
     "gradient_diagonal": Work(256, 48, "0.16 * n * n", "0.02 * n * n"),
-    # A visit of one slot; a permutation, eight neighbours each; a tensor of which all moves; an iteration of a walk.
-    "greedy_kernel": Work(1024, 72, "(4 * b + 8) * n", "4 * n"),
-    "label_kernel": Work(128, 80, "(36 + 8 * dim) * n", "80 * (1 + dim) * n"),
-    "copy_slices": Work(256, 32, "2 * b * n * m + 8 * n", "0"),
-    "quadratic_kernel": Work(512, 128, "(4 * b + 2) * n * n", "6.5 * n * n"),
+    "label_kernel": Work(
+        128, 104, "n * (36 + 8 * dim)", "24 * n * (1 + dim)"
+    ),  # one permutation, 8 neighbours, 6 labels
+    "copy_slices": Work(256, 32, "2 * b * n * m", "0"),
+    "greedy_kernel": Work(256, 88, "(4 * b + 8) * n * n", "4 * n * n"),  # n visits
+    "quadratic_kernel": Work(256, 128, "(4 * b + 2) * n * n", "6.5 * n * n"),  # one iteration
 }

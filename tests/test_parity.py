@@ -141,23 +141,32 @@ def test_quadratic_walks(dtype, n, backend):
             assert torch.equal(got, want), name
 
 
-@pytest.mark.parametrize("dtype", inputs.DTYPES, ids=("float64", "int32"))
-def test_quadratic_walks_cut_into_launches(dtype, simulated_gpu, monkeypatch):
-    """Steps of setup and iterations one launch each, and more walks than run side by side."""
+@pytest.mark.parametrize(
+    "n, dtype, work, steps",
+    (
+        (9, torch.float32, 1, 60),
+        (9, torch.float64, 300, 60),
+        (50, torch.float32, 40_000, 60),
+        (161, torch.float64, 2**20, 3),
+    ),
+)
+def test_quadratic_walks_cut_into_launches(n, dtype, work, steps, simulated_gpu, monkeypatch):
+    """With more walks than run side by side; one, several and many warps a walk."""
     from bimt_fast.kernels import cuda_search
 
-    monkeypatch.setattr(cuda_search, "_WORK", 1)
-    for name, arguments in inputs.SAMPLES["quadratic_walks"](dtype, "l1", 9):
-        expected = expected_results("quadratic_walks", arguments)
+    monkeypatch.setattr(cuda_search, "_WORK", work)
+    for name, arguments in inputs.SAMPLES["quadratic_walks"](dtype, "l1", n):
+        limits = arguments[5].clamp(max=steps)
+        expected = expected_results("quadratic_walks", (*arguments[:5], limits, *arguments[6:]))
         calls = 0
         with bf.backend("cuda"):
-            memory = cuda_search.quadratic_memory(9, arguments[0].dtype, 2)
-            arguments = inputs.fresh((*arguments[:8], memory, *arguments[9:-1], 0.0))
-            while not cuda_search.quadratic_ended(memory, 3):
-                torch.ops.bimt_fast.quadratic_walks(*arguments[:8], memory, *arguments[9:])
+            memory = cuda_search.quadratic_memory(n, arguments[0].dtype, 2)
+            tensors = inputs.fresh((*arguments[:5], limits, *arguments[6:8]))
+            while not cuda_search.quadratic_ended(memory, len(limits)):
+                torch.ops.bimt_fast.quadratic_walks(*tensors, memory, *arguments[9:-1], 0.0)
                 calls += 1
-        assert calls > 20, name
-        for got, want in zip([arguments[k] for k in inputs.CHANGED["quadratic_walks"]], expected, strict=True):
+        assert calls > 3, name
+        for got, want in zip([tensors[k] for k in inputs.CHANGED["quadratic_walks"]], expected, strict=True):
             assert torch.equal(got, want), name
 
 

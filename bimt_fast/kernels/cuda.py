@@ -9,14 +9,7 @@ from . import cuda_native
 from .build import why_missing
 from .cuda_penalty import adamw, add_grad, connection_cost, connection_cost_backward, total_cost
 from .cuda_placement import placement_cost, placement_cost_backward, placement_swaps
-from .cuda_search import (
-    greedy_swaps,
-    label_nulls,
-    permute_,
-    quadratic_ended,
-    quadratic_memory,
-    quadratic_walks,
-)
+from .cuda_search import greedy_swaps, label_nulls, permute_, quadratic_ended, quadratic_memory, quadratic_walks
 from .cuda_swaps import best_swaps, best_swaps_unchecked, swap_deltas, swap_deltas_backward
 
 __all__ = [

@@ -256,7 +256,8 @@ __device__ __forceinline__ bool iterate(const QuadraticArgs<T>& args, const Walk
 // An iteration reads (6 sizeof(T) + 4) n^2 / 2 bytes and writes 2 sizeof(T) n^2 / 2, in 13 n^2 / 2 operations, 21
 // without symmetry. Every block does about args.work passes over a pair, then leaves the rest to another launch.
 template <int Threads, class T, bool Symmetric>
-__global__ void __launch_bounds__(Threads, 1) quadratic_kernel(const __grid_constant__ QuadraticArgs<T> args) {
+__global__ void __launch_bounds__(Threads, 512 / Threads)
+    quadratic_kernel(const __grid_constant__ QuadraticArgs<T> args) {
   const int64_t n = args.n, row_work = n * n + Threads;
   SHARED(Walk<T>, walks, [1]);  // not in registers, of which it would take half
   const Walk<T>& walk = walks[0];

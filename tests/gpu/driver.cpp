@@ -17,6 +17,7 @@ int main(int count, char** names) {
 #ifndef PENALTY_ONLY  // in which tests plant defects
       {"placement", driver::check_placement},
       {"swaps", driver::check_swap_search},
+      {"walks", driver::check_walks},
 #endif
   };
   for (const auto& [name, check] : parts) {

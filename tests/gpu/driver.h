@@ -60,5 +60,6 @@ inline const bimt::gpu::Queue kQueue = {0, nullptr};
 void check_penalty();
 void check_placement();
 void check_swap_search();
+void check_walks();
 
 }  // namespace driver
