@@ -105,7 +105,7 @@ def network(
 def loss_curve(
     rows: Sequence[tuple[int, float, float, float]], *, loss_name: str = "loss", path: str | os.PathLike | None = None
 ) -> "Axes":
-    """Draws the loss and the penalty, lam * cost, against steps; both axes of values are logarithmic.
+    """Draws the loss and the penalty, lam * cost, against steps, on one logarithmic axis.
 
     Args:
         rows: step, loss, cost, lam, as in bimt_fast.train.History.
