@@ -1,23 +1,24 @@
-"""python -m bimt_fast info | train TASK"""
+"""python -m bimt_fast info | train TASK | sweep TASK..."""
 
 import argparse
 import copy
-import dataclasses
 import json
 import os
 import platform
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import torch
 
-from . import __version__, backends, plot
+from . import __version__, backends
 from .compat import published
-from .tasks import ACTIVE, TASKS, Data, Task
-from .train import History, Preset, train
+from .tasks import TASKS, Task, _run, _sweep
+from .train import ABLATIONS, Preset, ablate, read_checkpoint
 from .wiring import STRATEGIES, Wiring
 
 
@@ -39,17 +40,43 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     info = commands.add_parser("info", help="versions, and which backends serve here and why the others do not")
     info.set_defaults(run=_info)
-    run = commands.add_parser("train", help="train an experiment; writes result.json and network.png")
+    _add_train(commands.add_parser("train", help="train an experiment; writes result.json, checkpoint and pictures"))
+    _add_sweep(commands.add_parser("sweep", help="train experiments with several seeds and ablations; prints a table"))
+    return parser
+
+
+def _add_train(run: argparse.ArgumentParser) -> None:
     run.set_defaults(run=_train)
     run.add_argument("task", choices=TASKS)
-    run.add_argument("--seed", type=int, help="of data and initial weights (default: the preset's)")
+    run.add_argument("--ablation", choices=ABLATIONS, help="what is left of BIMT (default: bimt, all of it)")
+    run.add_argument("--seed", type=int, help="of data, initial weights and batches (default: the preset's)")
     run.add_argument("--steps", type=_positive, help="optimizer steps (default: the preset's)")
     run.add_argument("--strategy", choices=STRATEGIES, help="of relocation (default: the preset's)")
-    run.add_argument("--out", type=Path, help="folder for the results (default: runs/TASK)")
+    run.add_argument(
+        "--proximal", action="store_true", default=None, help="exact zeros: shrink weights behind each step"
+    )
+    run.add_argument("--backend", choices=backends.BACKENDS, help="default: the fastest that serves here")
+    run.add_argument("--data", type=Path, metavar="DIR", help="folder of the data, for tasks that read files")
+    run.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: runs/TASK)")
+    run.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the checkpoint in the folder, with the settings it was run with",
+    )
     run.add_argument(
         "--compare-published", action="store_true", help="time one relocation against the published loop as well"
     )
-    return parser
+
+
+def _add_sweep(run: argparse.ArgumentParser) -> None:
+    run.set_defaults(run=_sweep_tasks)
+    run.add_argument("tasks", nargs="+", choices=TASKS, metavar="TASK", help=f"of {', '.join(TASKS)}")
+    run.add_argument("--ablations", nargs="+", choices=ABLATIONS, default=list(ABLATIONS), help="default: all")
+    run.add_argument("--seeds", type=_numbers, default=range(5), help='"0-4" or "0,7,10-12" (default: 0-4)')
+    run.add_argument("--strategies", nargs="+", choices=STRATEGIES, help="of relocation (default: each preset's)")
+    run.add_argument("--steps", type=_positive, help="optimizer steps (default: each preset's)")
+    run.add_argument("--data", type=Path, metavar="DIR", help="folder of the data, for tasks that read files")
+    run.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for the results")
 
 
 def _positive(text: str) -> int:
@@ -59,84 +86,89 @@ def _positive(text: str) -> int:
     return value
 
 
+def _numbers(text: str) -> list[int]:
+    """ "0-2,5" -> [0, 1, 2, 5]"""
+    found = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise argparse.ArgumentTypeError(f"must be numbers and ranges such as 0-4,7, was {text!r}")
+        found += range(int(first), int(last if dash else first) + 1)
+    return list(dict.fromkeys(found))
+
+
 def _info(options: argparse.Namespace) -> int:
-    print(f"bimt_fast {__version__}, torch {torch.__version__}, Python {platform.python_version()}, {_machine()}")
+    print(f"bimt_fast {__version__}, torch {torch.__version__}, Python {platform.python_version()}, {_run.machine()}")
     for name, able, text in backends.describe():
         serves = f"serves {'GPU' if name in ('cuda', 'triton') else 'CPU'} tensors"
         print(f"backend {name}: {serves if able else 'not available'} ({text})")
     if os.environ.get("BIMT_FAST_BACKEND"):
-        print(f"forced by BIMT_FAST_BACKEND: {backends.kernels(torch.device('cpu')).__name__.rpartition('.')[2]}")
+        print(f"forced by BIMT_FAST_BACKEND: {_run.serving()}")
     return 0
-
-
-def _machine() -> str:
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
 
 
 def _train(options: argparse.Namespace) -> int:
     task = TASKS[options.task]
-    changes = {name: getattr(options, name) for name in ("seed", "steps", "strategy")}
-    preset = dataclasses.replace(task.preset, **{k: v for k, v in changes.items() if v is not None})
     out = options.out or Path("runs") / task.name
-    out.mkdir(parents=True, exist_ok=True)
-    data = task.make_data(preset.seed)
-    torch.manual_seed(preset.seed)
-    model = task.make_model(preset)
-    history = train(
-        model,
-        model.wiring,
-        lambda network: task.loss(network(data.train_x), data.train_y),
-        preset,
-        progress=True,
-    )
-    result = _result(task, preset, model, data, history)
+    if options.resume:
+        _take_settings_from(read_checkpoint(out / _run.CHECKPOINT)["settings"], options)
+    ablation = options.ablation or "bimt"
+    changes = {name: getattr(options, name) for name in ("seed", "steps", "strategy", "proximal")}
+    preset = replace(ablate(task.preset, ablation), **{k: v for k, v in changes.items() if v is not None})
+    try:
+        result, model = _run.run(
+            task,
+            preset,
+            out,
+            ablation=ablation,
+            backend=options.backend,
+            folder=options.data,
+            resume=options.resume,
+            progress=True,
+        )
+    except KeyboardInterrupt:
+        if (out / _run.CHECKPOINT).exists():
+            print(f"the same command with --resume goes on from {out / _run.CHECKPOINT}", file=sys.stderr)
+        raise
     if options.compare_published:
         result["relocation"] |= _compare_published(model.wiring, preset)
-    (out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
-    _print_table(result)
-    print(f"written: {out / 'result.json'}")
-    return _draw(task, model, out / "network.png")
+        _run.write_result(out, result)
+    _print_table(task, result)
+    print(f"written: {out / _run.RESULT}\nwritten: {out / _run.CHECKPOINT}")
+    return 0 if _run.draw(task, model, result, out) else 1
 
 
-@torch.no_grad()
-def _result(task: Task, preset: Preset, model: torch.nn.Module, data: Data, history: History) -> dict:
-    wiring = model.wiring
-    weights = {name: model.get_parameter(name) for name in wiring.connections}
-    active = {name: w.abs() > ACTIVE for name, w in weights.items()}
-    return {
-        "task": task.name,
-        "preset": dataclasses.asdict(preset),
-        "versions": {"bimt_fast": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        "machine": f"{_machine()}, {torch.get_num_threads()} threads",
-        "backend": backends.kernels(torch.device("cpu")).__name__.rpartition(".")[2],
-        "train_loss": task.loss(model(data.train_x), data.train_y).item(),
-        "test_loss": task.loss(model(data.test_x), data.test_y).item(),
-        "connection_cost": wiring.cost().item(),
-        "connections": {
-            "active": sum(int(a.sum()) for a in active.values()),
-            "of": sum(a.numel() for a in active.values()),
-        },
-        "neurons": _active_neurons(wiring, active),
-        "wiring_length": wiring.length().total,
-        "structure": task.structure(model, data),
-        "seconds": history.seconds,
-        "relocation": {
-            "count": history.relocations,
-            "swaps": history.swaps,
-            "milliseconds": 1e3 * history.relocation_seconds / max(history.relocations, 1),
-        },
-        "history": {"columns": ["step", "loss", "cost", "lam"], "rows": history.rows},
-    }
+def _take_settings_from(settings: dict[str, Any], options: argparse.Namespace) -> None:
+    """What was not asked for is as it was in the run of the checkpoint."""
+    for name in ("ablation", "backend"):
+        if getattr(options, name) is None:
+            setattr(options, name, settings.get(name))
+    for name in ("seed", "steps", "strategy", "proximal"):
+        if getattr(options, name) is None:
+            setattr(options, name, settings.get("preset", {}).get(name))
 
 
-def _active_neurons(wiring: Wiring, active: dict[str, torch.Tensor]) -> dict[str, int]:
-    """Hidden neurons with an active connection on both sides."""
-    alive = {group: torch.ones(len(wiring.slots(group)), dtype=torch.bool) for group in wiring.inner_groups}
-    for group, neurons in alive.items():
-        for name, groups in wiring.connections.items():
-            if group in groups:
-                neurons &= active[name].any(1 - groups.index(group))
-    return {"active": sum(int(a.sum()) for a in alive.values()), "of": sum(len(a) for a in alive.values())}
+def _sweep_tasks(options: argparse.Namespace) -> int:
+    results, drawn = [], True
+    for name in options.tasks:
+        task = TASKS[name]
+        done = _sweep.sweep(
+            task,
+            options.out,
+            ablations=options.ablations,
+            seeds=options.seeds,
+            strategies=options.strategies,
+            steps=options.steps,
+            folder=options.data,
+            progress=True,
+        )
+        drawn &= _sweep.draw(task, done, options.out / f"{name}.png")
+        results += done
+    rows = _sweep.summary(results)
+    (options.out / "sweep.json").write_text(json.dumps(rows, indent=2) + "\n")
+    print(_sweep.table(rows))
+    print(f"written: {options.out / 'sweep.json'}")
+    return 0 if drawn else 1
 
 
 def _compare_published(wiring: Wiring, preset: Preset) -> dict[str, float]:
@@ -156,38 +188,59 @@ def _milliseconds(function: Callable, *arguments, **named) -> float:
     return 1e3 * (perf_counter() - start)
 
 
-def _draw(task: Task, model: torch.nn.Module, path: Path) -> int:
-    try:
-        plot.network(model.wiring, labels=task.labels, path=path)
-    except ImportError as error:
-        print(f"no picture: {error}", file=sys.stderr)
-        return 1
-    print(f"written: {path}")
-    return 0
-
-
-def _print_table(result: dict) -> None:
+def _print_table(task: Task, result: dict) -> None:
     structure, relocation = result["structure"], result["relocation"]
-    correlations = ", ".join(f"{name} {r:.4f}" for name, r in structure["correlations"].items())
+    variant = {"bimt": ""}.get(result["ablation"], f", {result['ablation']}")
     rows = [
-        ("seed, strategy", f"{result['preset']['seed']}, {result['preset']['strategy']}"),
-        ("train MSE / test MSE", f"{result['train_loss']:.2e} / {result['test_loss']:.2e}"),
+        ("seed, strategy", f"{result['preset']['seed']}, {result['preset']['strategy']}{variant}"),
+        (
+            f"train {task.loss_name} / test {task.loss_name}",
+            f"{result['train_loss']:.2e} / {_beside(result, 'test_loss', '.2e')}",
+        ),
         ("active connections", "{active} of {of}".format(**result["connections"])),
         ("active hidden neurons", "{active} of {of}".format(**result["neurons"])),
         ("wiring length, sum |w| d", f"{result['wiring_length']:.2f}"),
         ("connection cost", f"{result['connection_cost']:.2f}"),
-        ("last hidden layer", f"{structure['active']} active neurons; |r| with {correlations}"),
-        ("two parts, nothing shared", "yes" if structure["parts_separate"] else "no"),
-        ("structure of the paper found", "yes" if structure["found"] else "no"),
+        *_structure_rows(task, structure),
         ("training", f"{result['seconds']:.1f} s for {result['preset']['steps']} steps, backend {result['backend']}"),
         ("one relocation, mean in training", f"{relocation['milliseconds']:.2f} ms ({relocation['count']} of them)"),
     ]
+    if task.classify:
+        accuracies = f"{result['train_accuracy']:.4f} / {_beside(result, 'test_accuracy', '.4f')}"
+        rows.insert(2, ("train / test accuracy", accuracies))
     if "published_milliseconds" in relocation:
         ours, theirs = relocation["greedy_milliseconds"], relocation["published_milliseconds"]
         rows.append(("one relocation, published loop", f"{theirs:.1f} ms against {ours:.2f} ms: {theirs / ours:.0f}x"))
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         print(f"{name:<{width}}  {value}")
+
+
+def _beside(result: dict, name: str, form: str) -> str:
+    published = result["published"].get(name)
+    return format(result[name], form) + ("" if published is None else f" (published {published:{form}})")
+
+
+def _structure_rows(task: Task, structure: dict) -> list[tuple[str, str]]:
+    if task.describe is not None:
+        rows = list(task.describe(structure))
+    else:
+        rows = [(name.replace("_", " "), _in_words(value)) for name, value in structure.items() if name != "found"]
+    if "found" in structure:
+        rows.append(("structure of the paper found", _in_words(structure["found"])))
+    return rows
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_in_words(inner)}" for name, inner in value.items())
+    if isinstance(value, (list, tuple)):
+        return "; ".join(map(_in_words, value)) or "-"
+    return "-" if value is None else str(value)
 
 
 if __name__ == "__main__":

@@ -102,6 +102,103 @@ def network(
     return ax
 
 
+def loss_curve(
+    rows: Sequence[tuple[int, float, float, float]], *, loss_name: str = "loss", path: str | os.PathLike | None = None
+) -> "Axes":
+    """Draws the loss and the penalty, lam * cost, against steps, on one logarithmic axis.
+
+    Args:
+        rows: step, loss, cost, lam, as in bimt_fast.train.History.
+        loss_name: what the loss is, for the legend.
+        path: where to save the figure as well.
+
+    Returns:
+        The Axes; its figure is `.figure`.
+
+    Raises:
+        ValueError: there are no rows, or matplotlib cannot write such a path.
+        ImportError: matplotlib is missing.
+        OSError: path cannot be written.
+    """
+    _require_matplotlib()
+    if not len(rows):
+        raise ValueError("rows must hold at least one step, held none")
+    if path is not None:
+        _check_path(path)
+    ax = _new_axes((5.0, 3.2))
+    step, loss, cost, lam = np.array(rows, dtype=float).T
+    ax.plot(step, loss, color=POSITIVE, linewidth=1.2, label=loss_name)
+    if (lam * cost > 0).any():
+        ax.plot(step, np.where(lam * cost > 0, lam * cost, np.nan), color=NEGATIVE, linewidth=1.2, label="penalty")
+    if (loss > 0).any():
+        ax.set_yscale("log")
+    ax.set_xlabel("step")
+    ax.set_xlim(left=0)
+    ax.legend(frameon=False, fontsize=_FONT_SIZE - 1)
+    ax.spines[["top", "right"]].set_visible(False)
+    if path is not None:
+        _save(ax, path)
+    return ax
+
+
+def trade_off(
+    runs: Mapping[str, Sequence[tuple[float, float, float]]],
+    *,
+    loss_name: str = "test loss",
+    published: float | None = None,
+    title: str | None = None,
+    path: str | os.PathLike | None = None,
+) -> "tuple[Axes, Axes]":
+    """Draws test loss against active connections, and against wiring length: a small dot a run, a large one a median.
+
+    Args:
+        runs: by label, (test loss, active connections, wiring length) of each run; one colour a label.
+        loss_name: for the axis of the loss.
+        published: a test loss to mark by a line.
+        title: above the figure.
+        path: where to save the figure as well.
+
+    Returns:
+        Both Axes; their figure is `.figure`.
+
+    Raises:
+        ValueError: there are no runs, or matplotlib cannot write such a path.
+        ImportError: matplotlib is missing.
+        OSError: path cannot be written.
+    """
+    _require_matplotlib()
+    if not any(len(points) for points in runs.values()):
+        raise ValueError("runs must hold at least one run, held none")
+    if path is not None:
+        _check_path(path)
+    from matplotlib import colormaps
+
+    left = _new_axes((9.0, 3.6))
+    figure = left.figure
+    left.remove()
+    axes = figure.subplots(1, 2, sharey=True)
+    for k, (label, points) in enumerate(runs.items()):
+        loss, *sizes = np.array(points, dtype=float).T
+        colour = colormaps["tab10"](k % 10)
+        for ax, size in zip(axes, sizes, strict=True):
+            ax.scatter(size, loss, s=12, color=colour, alpha=0.45, linewidths=0)
+            ax.scatter(np.median(size), np.median(loss), s=70, color=colour, linewidths=0, label=label)
+    for ax, name in zip(axes, ("active connections", "wiring length"), strict=True):
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.set_xlabel(name)
+        ax.spines[["top", "right"]].set_visible(False)
+        if published is not None:
+            ax.axhline(published, color=_SHEET_EDGE, linewidth=1, linestyle="--", label="published")
+    axes[0].set_ylabel(loss_name)
+    axes[1].legend(frameon=False, fontsize=_FONT_SIZE - 2, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    if title is not None:
+        figure.suptitle(title, fontsize=_FONT_SIZE + 1)
+    if path is not None:
+        _save(axes[0], path)
+    return tuple(axes)
+
+
 class _Layout:
     """Where each neuron is on the page: layer k at height k, or an oblique view of sheet k."""
 

@@ -1,8 +1,12 @@
-"""The training loop: loss, penalty, schedules, relocation, progress."""
+"""The training loop: loss, penalty, schedules, relocation, checkpoints, progress."""
 
-from collections.abc import Callable, Iterator
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -12,7 +16,8 @@ from torch import Tensor, nn
 from .optim import AdamW
 from .wiring import Wiring
 
-_SMALL_NETWORK = 20_000  # parameters
+_SMALL_NETWORK = 50_000  # parameters
+_CHECKPOINT_SECONDS = 60.0
 
 Schedule = tuple[tuple[float, Any], ...]  # ((fraction of the steps from which it holds, value), ...), first at 0
 
@@ -28,9 +33,14 @@ class Preset:
         lam: strength of the penalty, by fraction of the steps.
         bias: whether biases are charged, by fraction of the steps.
         base_length, distance_scale: of the wiring.
-        swap_every: steps between relocations.
+        swap_every: steps between relocations; None: none.
         strategy, top_k: of Wiring.relocate; top_k is for greedy only.
-        seed: of data and initial weights.
+        seed: of data, initial weights and batches.
+        batch: training points a step, drawn with replacement; None: all of them.
+        reduction: of the wiring.
+        dtype: of parameters and data, by its name in torch.
+        penalty_scale: distance_scale in the penalty where it is not the wiring's own.
+        proximal: whether the penalty shrinks weights behind the step, see bimt_fast.optim.AdamW.
     """
 
     shape: tuple[int, ...]
@@ -39,11 +49,54 @@ class Preset:
     lam: Schedule
     bias: Schedule
     base_length: float
-    distance_scale: float
-    swap_every: int
+    distance_scale: float | Mapping[str | None, float]
+    swap_every: int | None
     strategy: str = "greedy"
     top_k: int | None = None
     seed: int = 0
+    batch: int | None = None
+    reduction: str = "sum"
+    dtype: str = "float32"
+    penalty_scale: float | None = None
+    proximal: bool = False
+
+    @property
+    def wiring(self) -> dict[str, Any]:
+        """The settings of the wiring, as a model takes them, and the dtype."""
+        return {
+            "base_length": self.base_length,
+            "distance_scale": self.distance_scale,
+            "reduction": self.reduction,
+            "dtype": getattr(torch, self.dtype),
+        }
+
+
+# What an ablation changes of a preset. Where it swaps, relocation always minimises the wiring's own cost.
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "none": {"lam": ((0.0, 0.0),), "swap_every": None},
+    "l1": {"penalty_scale": 0.0, "swap_every": None},
+    "l1+local": {"swap_every": None},
+    "l1+swap": {"penalty_scale": 0.0},
+    "bimt": {},
+}
+
+
+def ablate(preset: Preset, ablation: str) -> Preset:
+    """The preset without some of BIMT's parts.
+
+    Args:
+        preset: of an experiment.
+        ablation: "none" (no penalty), "l1" (its strength, without distances), "l1+local" (with distances, no swaps),
+            "l1+swap" (swaps that shorten the wiring, a penalty without distances), "bimt" (as it is).
+
+    Raises:
+        ValueError: no ablation has that name.
+
+    Source: Liu, Gan, Tegmark 2023 (arXiv 2305.08746), section 3.
+    """
+    if ablation not in ABLATIONS:
+        raise ValueError(f"ablation must be one of {', '.join(ABLATIONS)}, was {ablation!r}")
+    return replace(preset, **ABLATIONS[ablation])
 
 
 @dataclass
@@ -71,50 +124,207 @@ def train(
     *,
     progress: bool = False,
     every: int = 100,
+    checkpoint: "Checkpoint | None" = None,
+    resume: bool = False,
 ) -> History:
     """Trains a model by AdamW on loss(model) + lam * connection cost, with a relocation every so many steps.
 
     Args:
         model: changed in place.
         wiring: of the model.
-        loss: gives the differentiable task loss, a 0-d tensor.
+        loss: gives the differentiable task loss, a 0-d tensor. What it draws must come from torch's global generator,
+            whose state is in the checkpoint.
         preset: its shape and seed are the caller's business, all else is used here.
         progress: shows a bar (tqdm, if installed).
         every: steps between rows of the history.
+        checkpoint: where to keep the state: about once a minute, at the end, and on Ctrl-C.
+        resume: goes on from the checkpoint, to the same bits as a run that was never interrupted.
 
     Returns:
-        History. KeyboardInterrupt passes through; a relocation that it interrupts is undone.
+        History. KeyboardInterrupt passes through: with a checkpoint after the step in hand, which is then saved (a
+        second Ctrl-C at once), else where it falls; a relocation that it interrupts is undone.
+
+    Raises:
+        ValueError: resume without a checkpoint, or the checkpoint is of another run.
+        OSError: there is no checkpoint to resume, or it cannot be written.
     """
-    with _threads_for(model), _progress_bar(preset.steps, progress) as bar:
-        return _run(model, wiring, loss, preset, every, bar)
+    if resume and checkpoint is None:
+        raise ValueError("resume needs a checkpoint, was given none")
+    run = _Run(model, wiring, loss, preset, History(every))
+    if resume:
+        run.load(checkpoint.load())
+    with _threads_for(model), _progress_bar(preset.steps, run.step, progress) as bar:
+        if checkpoint is None:
+            run.go(bar)
+        else:
+            _go_and_save(run, bar, checkpoint)
+    return run.history
 
 
-def _run(model, wiring, loss, preset, every, bar) -> History:
-    optimizer = AdamW(wiring, model.parameters(), lr=preset.lr)
-    parameters = list(model.parameters())
-    top_k = preset.top_k if preset.strategy == "greedy" else None
-    history = History(every)
-    start = perf_counter()
-    for step in range(preset.steps):
-        lam = value_at(preset.lam, step / preset.steps)
-        for group in optimizer.param_groups:
-            group["lam"], group["bias"] = lam, value_at(preset.bias, step / preset.steps)
-        for p in parameters:
-            p.grad = None
-        value = loss(model)
-        value.backward()
-        optimizer.update()
-        if (step + 1) % preset.swap_every == 0:
-            report = wiring.relocate(preset.strategy, top_k=top_k)
-            history.relocations += 1
-            history.swaps += report.swaps
-            history.relocation_seconds += report.seconds
-        if step % every == 0 or step == preset.steps - 1:
-            cost = optimizer.cost.item()
-            history.rows.append((step, value.item(), cost, lam))
-            bar(step + 1, loss=value.item(), cost=cost)
-    history.seconds = perf_counter() - start
-    return history
+class _Run:
+    """A training run between two steps."""
+
+    def __init__(self, model, wiring, loss, preset: Preset, history: History) -> None:
+        self.model, self.wiring, self.loss, self.preset, self.history = model, wiring, loss, preset, history
+        scale = {"distance_scale": preset.penalty_scale, "proximal": preset.proximal}
+        self.optimizer = AdamW(wiring, model.parameters(), lr=preset.lr, **scale)
+        self.step = 0
+
+    def go(self, bar: Callable, after_step: Callable[[], None] | None = None) -> None:
+        """All steps that are left."""
+        preset, history, optimizer, wiring = self.preset, self.history, self.optimizer, self.wiring
+        model, loss, every = self.model, self.loss, self.history.every
+        parameters = list(model.parameters())
+        top_k = preset.top_k if preset.strategy == "greedy" else None
+        start = perf_counter() - history.seconds
+        for step in range(self.step, preset.steps):
+            lam = value_at(preset.lam, step / preset.steps)
+            for group in optimizer.param_groups:
+                group["lam"], group["bias"] = lam, value_at(preset.bias, step / preset.steps)
+            for p in parameters:
+                p.grad = None
+            value = loss(model)
+            value.backward()
+            optimizer.update()
+            if preset.swap_every and (step + 1) % preset.swap_every == 0:
+                report = wiring.relocate(preset.strategy, top_k=top_k)
+                history.relocations += 1
+                history.swaps += report.swaps
+                history.relocation_seconds += report.seconds
+            if step % every == 0 or step == preset.steps - 1:
+                cost = optimizer.cost.item()
+                history.rows.append((step, value.item(), cost, lam))
+                bar(step + 1, loss=value.item(), cost=cost)
+            self.step = step + 1
+            if after_step is not None:
+                history.seconds = perf_counter() - start
+                after_step()
+        history.seconds = perf_counter() - start
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "wiring": {"permutations": self.wiring.permutations()},
+            "optimizer": self.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            "history": asdict(self.history),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.wiring.load_permutations(state["wiring"]["permutations"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"])
+        self.history = History(**state["history"])
+        self.step = state["step"]
+
+
+def _go_and_save(run: _Run, bar: Callable, checkpoint: "Checkpoint") -> None:
+    saved = perf_counter()
+    with _interrupts_noted() as interrupted:
+
+        def after_step() -> None:
+            nonlocal saved
+            if interrupted():
+                checkpoint.save(run.state())
+                raise KeyboardInterrupt
+            if perf_counter() - saved > _CHECKPOINT_SECONDS:
+                checkpoint.save(run.state())
+                saved = perf_counter()
+
+        run.go(bar, after_step)
+        checkpoint.save(run.state())
+        if interrupted():
+            raise KeyboardInterrupt
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file that holds the state of a training run.
+
+    Attributes:
+        path: of the file.
+        settings: what tells this run from others, plain data; "task" and "preset", say.
+    """
+
+    path: Path
+    settings: Mapping[str, Any]
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Replaces the file at once: whoever is interrupted meanwhile finds the old one."""
+        beside = self.path.with_name(self.path.name + ".new")
+        torch.save({"settings": dict(self.settings), **state}, beside)
+        os.replace(beside, self.path)
+
+    def load(self) -> dict[str, Any]:
+        """The state that was saved.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: the file is no checkpoint, or of a run with other settings.
+        """
+        state = read_checkpoint(self.path)
+        of, asked = _flat(state["settings"]), _flat(self.settings)
+        for key in {**asked, **of}:
+            if of.get(key) != asked.get(key):
+                raise ValueError(
+                    f"the checkpoint {self.path} is of a run with {key} {of.get(key)!r}, asked for {asked.get(key)!r}"
+                )
+        return state
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint file holds: settings, step, model, optimizer, history and more.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: the file is no checkpoint.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"there is no checkpoint {path} to resume")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever unpickling a broken file raises
+        raise ValueError(f"{path} is not a checkpoint of bimt_fast: {error}") from error
+    if not isinstance(state, dict) or not {"settings", "step", "model", "optimizer"} <= state.keys():
+        raise ValueError(f"{path} is not a checkpoint of bimt_fast")
+    return state
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings under names that a message can quote: "preset.lr"."""
+    flat = {}
+    for key, value in settings.items():
+        if key == "preset":
+            flat.update({f"{key}.{name}": inner for name, inner in value.items()})
+        else:
+            flat[key] = value
+    return flat
+
+
+@contextmanager
+def _interrupts_noted() -> Iterator[Callable[[], bool]]:
+    """A function that says whether Ctrl-C was pressed, which interrupts at the second time only.
+
+    Where Ctrl-C is ignored, or this is not the main thread, nothing is changed.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield lambda: False
+        return
+    pressed = []
+
+    def note(number: int, frame: object) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
@@ -130,7 +340,7 @@ def _threads_for(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _progress_bar(steps: int, wanted: bool) -> Iterator[Callable]:
+def _progress_bar(steps: int, done: int, wanted: bool) -> Iterator[Callable]:
     """A function (steps done, figures by name) that shows them; silent where not wanted or tqdm is missing."""
     try:
         from tqdm import tqdm
@@ -139,7 +349,7 @@ def _progress_bar(steps: int, wanted: bool) -> Iterator[Callable]:
     if not wanted:
         yield lambda done, **figures: None
         return
-    with tqdm(total=steps, unit="step") as bar:
+    with tqdm(total=steps, initial=done, unit="step") as bar:
 
         def show(done: int, **figures: float) -> None:
             bar.set_postfix({name: f"{value:.3g}" for name, value in figures.items()}, refresh=False)

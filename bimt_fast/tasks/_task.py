@@ -1,23 +1,35 @@
 """What every experiment is made of."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 
+import torch
 from torch import Tensor, nn
 
-from ..train import Preset
+from ..train import Preset, Schedule
 
 ACTIVE = 0.05  # a connection counts as active where |w| is above
+_ROWS = 5000  # that are evaluated at once
+
+# The penalty and the biases of most experiments, by fraction of the steps.
+RISE_AND_FALL: Schedule = ((0.0, 1e-3), (0.25, 1e-2), (0.75, 1e-3))
+BIAS_LAST: Schedule = ((0.0, False), (0.75, True))
+BIAS_ALWAYS: Schedule = ((0.0, True),)
 
 
 @dataclass(frozen=True)
 class Data:
     """Inputs and targets: what is trained on, and fresh points to judge by."""
 
-    train_x: Tensor  # (n, shape[0])
-    train_y: Tensor  # (n, shape[-1])
+    train_x: Tensor  # (n, ...) numbers, or int64 tokens
+    train_y: Tensor  # (n, ...) numbers, or int64 (n,) classes
     test_x: Tensor
     test_y: Tensor
+
+    def to(self, dtype: torch.dtype) -> "Data":
+        """With its numbers in another dtype; tokens and classes stay."""
+        tensors = (getattr(self, f.name) for f in fields(self))
+        return Data(*(x.to(dtype) if x.is_floating_point() else x for x in tensors))
 
 
 @dataclass(frozen=True)
@@ -28,16 +40,55 @@ class Task:
         name: by which the command line knows it.
         labels: names of inputs and outputs for the picture, by group.
         preset: the published settings.
-        make_data: seed -> Data.
+        make_data: seed -> Data; where reads_files, (seed, folder or None) -> Data.
         make_model: preset -> model with a `.wiring`, drawn from torch's global generator.
         loss: (prediction, target) -> 0-d tensor.
-        structure: (model, data) -> figures by name; "found" says whether the published structure is there.
+        structure: (model, data) -> figures by name, numbers and booleans; "found", where the paper shows a structure,
+            says whether it is there.
+        loss_name: of the loss, in words.
+        published: the paper's figures, by their names in result.json.
+        classify: whether targets are classes, int64 or one-hot, so that accuracies mean something.
+        reads_files: whether the data come from files.
+        layers: groups of the picture from bottom to top, where the wiring alone does not say.
+        describe: structure figures -> rows (name, value) of the table; None: every figure is a row.
     """
 
     name: str
     labels: dict[str, list[str]]
     preset: Preset
-    make_data: Callable[[int], Data]
+    make_data: Callable[..., Data]
     make_model: Callable[[Preset], nn.Module]
     loss: Callable[[Tensor, Tensor], Tensor]
     structure: Callable[[nn.Module, Data], dict]
+    loss_name: str = "MSE"
+    published: Mapping[str, float] = field(default_factory=dict)
+    classify: bool = False
+    reads_files: bool = False
+    layers: tuple[str, ...] | None = None
+    describe: Callable[[dict], Sequence[tuple[str, str]]] | None = None
+
+
+@torch.no_grad()
+def predict(model: nn.Module, x: Tensor) -> Tensor:
+    """model(x), a few thousand rows at a time."""
+    return model(x) if len(x) <= _ROWS else torch.cat([model(rows) for rows in x.split(_ROWS)])
+
+
+def accuracy(prediction: Tensor, target: Tensor) -> float:
+    """The share of rows whose largest entry is that of their class, int64 (n,) or one-hot (n, classes)."""
+    classes = target if target.dim() == 1 else target.argmax(1)
+    return (prediction.argmax(1) == classes).double().mean().item()
+
+
+def split(x: Tensor, y: Tensor, share: float, seed: int) -> Data:
+    """A random share of the rows to train on, the others to test."""
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    train, test = order[: round(share * len(x))], order[round(share * len(x)) :]
+    return Data(x[train], y[train], x[test], y[test])
+
+
+def regression(formula: Callable[[Tensor], Tensor], inputs: int, seed: int) -> Data:
+    """100 training points and 1000 test points, uniform in [-1, 1]^inputs; formula: (n, inputs) -> (n, outputs)."""
+    x = torch.rand(1100, inputs, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    y = formula(x)
+    return Data(x[:100], y[:100], x[100:], y[100:])

@@ -9,16 +9,17 @@ from torch import Tensor, nn
 
 from ..nn import BioMLP
 from ..train import Preset
-from ._task import ACTIVE, Data, Task
+from ._structure import active_neurons, correlations, feeders
+from ._task import BIAS_LAST, RISE_AND_FALL, Data, Task, regression
 
 
 def make_data(seed: int) -> Data:
-    """100 training points and 1000 test points, uniform in [-1, 1]^4."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.rand(1100, 4, generator=generator) * 2 - 1
+    return regression(_sum_and_difference, 4, seed)
+
+
+def _sum_and_difference(x: Tensor) -> Tensor:
     first, second = _products(x).unbind(1)
-    y = torch.stack([first + second, first - second], dim=1)
-    return Data(x[:100], y[:100], x[100:], y[100:])
+    return torch.stack([first + second, first - second], dim=1)
 
 
 def _products(x: Tensor) -> Tensor:
@@ -26,7 +27,7 @@ def _products(x: Tensor) -> Tensor:
 
 
 def make_model(preset: Preset) -> BioMLP:
-    return BioMLP(preset.shape, base_length=preset.base_length, distance_scale=preset.distance_scale)
+    return BioMLP(preset.shape, **preset.wiring)
 
 
 @torch.no_grad()
@@ -39,32 +40,30 @@ def structure(model: BioMLP, data: Data) -> dict:
         parts_separate: whether, with exactly two active neurons, no neuron or input feeds both.
         found: exactly two active neurons, one with |r| >= .99 for each product.
     """
-    hidden = data.test_x
-    for layer in model.layers[:-1]:
-        hidden = model.activation(layer(hidden))
-    active = (model.layers[-1].weight.abs() > ACTIVE).any(0).nonzero().flatten()
-    both = torch.cat([hidden[:, active], _products(data.test_x)], dim=1)
-    r = torch.corrcoef(both.T)[: len(active), len(active) :].abs().nan_to_num()
+    weights = [layer.weight for layer in model.layers]
+    active = active_neurons(weights[-1])
+    r = correlations(model.hidden(data.test_x)[-1][:, active], _products(data.test_x))
     best = r.amax(0) if len(active) else torch.zeros(2)
     one_each = len(active) == 2 and set(r.argmax(0).tolist()) == {0, 1}
     return {
         "active": len(active),
         "correlations": {"x1x4": best[0].item(), "x2x3": best[1].item()},
-        "parts_separate": len(active) == 2
-        and not (_feeders(model, active[0]) & _feeders(model, active[1])).any().item(),
+        "parts_separate": len(active) == 2 and _share_nothing(weights[:-1], *active.tolist()),
         "found": one_each and bool((best >= 0.99).all()),
     }
 
 
-def _feeders(model: nn.Module, neuron: Tensor) -> Tensor:
-    """Which neurons of all layers below feed a neuron of the last hidden layer through active connections."""
-    reached = torch.zeros(model.layers[-1].in_features, dtype=torch.bool)
-    reached[neuron] = True
-    found = []
-    for layer in reversed(model.layers[:-1]):
-        reached = (layer.weight.abs() > ACTIVE)[reached].any(0)
-        found.append(reached)
-    return torch.cat(found)
+def _share_nothing(weights: list[Tensor], first: int, second: int) -> bool:
+    below = zip(feeders(weights, first), feeders(weights, second), strict=True)
+    return not any((a & b).any() for a, b in below)
+
+
+def describe(figures: dict) -> list[tuple[str, str]]:
+    r = ", ".join(f"{name} {value:.4f}" for name, value in figures["correlations"].items())
+    return [
+        ("last hidden layer", f"{figures['active']} active neurons; |r| with {r}"),
+        ("two parts, nothing shared", "yes" if figures["parts_separate"] else "no"),
+    ]
 
 
 TASK = Task(
@@ -74,8 +73,8 @@ TASK = Task(
         shape=(4, 20, 20, 2),
         steps=20_000,
         lr=2e-3,
-        lam=((0.0, 1e-3), (0.25, 1e-2), (0.75, 1e-3)),
-        bias=((0.0, False), (0.75, True)),
+        lam=RISE_AND_FALL,
+        bias=BIAS_LAST,
         base_length=0.1,
         distance_scale=1.0,
         swap_every=200,
@@ -87,4 +86,5 @@ TASK = Task(
     make_model=make_model,
     loss=nn.functional.mse_loss,
     structure=structure,
+    describe=describe,
 )
