@@ -21,7 +21,7 @@ demo: $(READY)
 	$(RUN) -m bimt_fast train products --out runs/demo --compare-published
 
 test: $(READY)
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest -m "not slow" -n 2 --dist worksteal
 
 test-all: $(READY)
 	BIMT_FAST_TEST_ALL=1 $(RUN) -m pytest -m "not slow"

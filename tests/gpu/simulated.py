@@ -3,6 +3,7 @@
 Kept in build/, and built again where a source has changed. Run as a program it builds the module and says where it is.
 """
 
+import fcntl
 import hashlib
 import importlib.util
 import os
@@ -29,8 +30,14 @@ def compiler() -> str | None:
 
 
 def objects(sources: list[Path], folder: Path, flags: list[str]) -> list[str]:
-    """Compiles sources that have no object of the same text, headers, compiler and flags yet."""
+    """Compiles sources that have no object of the same text, headers, compiler and flags yet; one process at a time."""
     folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _objects(sources, folder, flags)
+
+
+def _objects(sources: list[Path], folder: Path, flags: list[str]) -> list[str]:
     headers = sorted([*(ROOT / "csrc").glob("*.h"), *(ROOT / "csrc/cuda").glob("*.h"), *HERE.glob("*.h")])
     common = hashlib.sha256(repr([compiler(), flags]).encode() + b"".join(h.read_bytes() for h in headers))
 
