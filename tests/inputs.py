@@ -43,8 +43,8 @@ def is_tested(backend: str, dtype: torch.dtype, n: int) -> bool:
 
 def is_walked(backend: str, dtype: torch.dtype, n: int) -> bool:
     """The same for walks and greedy swaps, whose many steps what imitates a GPU takes one after the other."""
-    wide = backend == "cuda-sim" and (dtype, n) == (torch.float32, 65)  # for more than a warp
-    return _ALL or wide or backend not in _IMITATIONS or (dtype, n) in ((torch.float32, 17), (torch.float64, 2))
+    more = backend == "cuda-sim" and (dtype, n) in ((torch.float32, 65), (torch.float64, 2))  # 65: more than a warp
+    return _ALL or more or backend not in _IMITATIONS or (dtype, n) == (torch.float32, 17)
 
 
 def met_by(backend: str, samples: list, op: str, *case: object) -> list:

@@ -539,3 +539,6 @@ def aot_cases():
             yield product_kernel, backward, constants | {"ACCUMULATE": False}, 255
             tiles = {"SLOT_TILE": _POSITION_TILE[0], "PEER_TILE": _POSITION_TILE[1], "num_warps": 8}
             yield position_kernel, (wide, 1, n, *weight, *positions, f8, f8, n, n), constants | tiles, 255
+    indices = (torch.int64, 1, 0, torch.int64, 1, 0, f4, 1, 40)
+    by_table = (f4, n, 1, *indices, None, 0, 0, f4, n, 1, n, n, n, 1.0)
+    yield product_kernel, by_table, {"METRIC": TABLE_CODE, "DIM": 0, "ACCUMULATE": True}, 255

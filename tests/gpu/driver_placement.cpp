@@ -108,7 +108,7 @@ std::vector<int32_t> order_of(const std::vector<double>& x) {
 }
 
 // The l1 walk of bimt_fast/kernels/walks.py.
-void check_walks() {
+void check_separable() {
   const Group group;
   const Segments segments = {64, 2};
   const Array<float> by_slot(kNeurons * kNeurons), diagonal(kNeurons);
@@ -196,7 +196,7 @@ void check_placement() {
   check_products();
   check_product_gradients(0);
   check_product_gradients(1);
-  check_walks();
+  check_separable();
 }
 
 void check_swap_search() {
