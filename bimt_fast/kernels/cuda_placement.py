@@ -18,6 +18,7 @@ _LONG_SEGMENT = 1024
 _MEMORY_PART = 10
 _LITTLE_MEMORY = 4 << 20
 _STRIP = 32  # neurons, at least
+_SPANS = 64  # csrc/cuda/swaps.cu: parts of a row in the workspace
 
 
 def placement_cost(
@@ -69,7 +70,8 @@ def placement_swaps(
 def _strips(problem, memory: int, sorts: bool):
     """First neuron, (rows, columns) and matrices of one swap problem after another."""
     n, size = problem.n, problem.dtype.itemsize
-    beside = 2 * size // 4 + (3 * size + 16 if sorts else 0)  # each cost: the kernel's workspace; deltas and sorting
+    beside = 1 + (3 * size + 16 if sorts else 0)  # bytes for each cost: the kernel's workspace; deltas and sorting
+    memory -= 2 * size * n * _SPANS
     if n * n * (size + beside) <= memory or n <= _STRIP:
         cost = torch.empty(n, n, dtype=problem.dtype, device=problem.flag.device).T
         problem.block(0, n, 0, n, cost)

@@ -1,9 +1,9 @@
 // Swap deltas of all pairs, every neuron's best swap, and the gradients of the deltas.
 //
 // All of them are symmetric: a block that reads X[I, J] and X[J, I], for two tiles of neurons, has what the rows of
-// both need, and so every matrix is read once. A block takes one tile I and kSpan tiles J, from I on. What it finds for
-// a row of I it keeps to the end, and then puts it in the workspace, in the part of its span; what it finds for a row
-// of J it puts there at once, in the part of tile I. Then a second kernel goes through the parts of every row.
+// both need, and so every matrix is read once. A block takes one tile I and a span of tiles J, from I on. What it finds
+// for a row of I it keeps to the end, and then puts it in the workspace, in the part of its span; what it finds for a
+// row of J it puts there at once, in the part of tile I. Then a second kernel goes through the parts of every row.
 
 #include "cuda/device.h"
 #include "cuda/kernels.h"
@@ -16,7 +16,8 @@ constexpr int kTile = 32;  // as many as lanes
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kRows = kTile / kWarps;  // of a thread: warp, warp + kWarps, ...; its column is its lane
-constexpr int kSpan = 4;
+constexpr int kSpan = 4;               // tiles J of a block, at least
+constexpr int kMostSpans = 64;         // of a row: they take room in the workspace
 
 // Tiles of matrices, and what a block of rows has in them.
 struct Layout {
@@ -24,7 +25,11 @@ struct Layout {
 
   __host__ __device__ int64_t row_tiles() const { return divide_up(rows, kTile); }
   __host__ __device__ int64_t col_tiles() const { return divide_up(cols, kTile); }
-  __host__ __device__ int64_t spans(int64_t tile) const { return divide_up(col_tiles() - tile, kSpan); }
+  __host__ __device__ int64_t span() const {
+    const int64_t least = divide_up(col_tiles(), kMostSpans);
+    return least < kSpan ? kSpan : least;
+  }
+  __host__ __device__ int64_t spans(int64_t tile) const { return divide_up(col_tiles() - tile, span()); }
   dim3 grid() const { return dim3(unsigned(row_tiles()), unsigned(spans(0))); }
 };
 
@@ -113,9 +118,9 @@ __global__ void __launch_bounds__(kThreads)
     deltas_kernel(const __grid_constant__ SwapArgs<T> args, const Matrix<T> deltas, bool pairs) {
   SHARED(Staged<T>, staged, [2]);
   const Layout layout = {args.rows, args.cols};
-  const int64_t tile = blockIdx.x, first = tile + int64_t(blockIdx.y) * kSpan, row = tile * kTile;
+  const int64_t tile = blockIdx.x, first = tile + int64_t(blockIdx.y) * layout.span(), row = tile * kTile;
 #pragma unroll 1
-  for (int64_t other = first; other < first + kSpan && other < layout.col_tiles(); ++other) {
+  for (int64_t other = first; other < first + layout.span() && other < layout.col_tiles(); ++other) {
     const int64_t col = other * kTile;
     T delta[kRows];
     tile_deltas(args, layout, row, col, staged, delta);
@@ -197,14 +202,15 @@ __global__ void __launch_bounds__(kThreads) best_kernel(const __grid_constant__ 
   SHARED(Staged<T>, staged, [2]);
   SHARED(Best<T>, of_warps, [kWarps][kTile]);
   const Layout layout = {args.swaps.rows, args.swaps.cols};
-  const int64_t tile = blockIdx.x, first = tile + int64_t(blockIdx.y) * kSpan, row = tile * kTile, cols = layout.cols;
+  const int64_t tile = blockIdx.x, first = tile + int64_t(blockIdx.y) * layout.span(), row = tile * kTile,
+                cols = layout.cols;
   Best<T>* const workspace = reinterpret_cast<Best<T>*>(args.workspace);
   if (first >= layout.col_tiles()) return;
   Best<T> of_rows[kRows];
 #pragma unroll
   for (int k = 0; k < kRows; ++k) of_rows[k] = Best<T>::none();
 #pragma unroll 1
-  for (int64_t other = first; other < first + kSpan && other < layout.col_tiles(); ++other) {
+  for (int64_t other = first; other < first + layout.span() && other < layout.col_tiles(); ++other) {
     const int64_t col = other * kTile, j = col + lane();
     T delta[kRows];
     tile_deltas(args.swaps, layout, row, col, staged, delta);
@@ -270,7 +276,7 @@ __global__ void __launch_bounds__(kThreads, 2) gradient_kernel(const __grid_cons
   SHARED(double, of_warps, [kWarps][kTile]);
   const int64_t n = args.grad.rows;
   const Layout layout = {n, n};
-  const int64_t tile = blockIdx.x, first = tile + int64_t(blockIdx.y) * kSpan, row = tile * kTile;
+  const int64_t tile = blockIdx.x, first = tile + int64_t(blockIdx.y) * layout.span(), row = tile * kTile;
   if (first >= layout.col_tiles()) return;
   const Ordered<T> grad = {args.grad, nullptr, nullptr};
   const auto result = [&](int64_t i, int64_t j) -> T& {
@@ -278,7 +284,7 @@ __global__ void __launch_bounds__(kThreads, 2) gradient_kernel(const __grid_cons
   };
   double of_rows[kRows] = {};
 #pragma unroll 1
-  for (int64_t other = first; other < first + kSpan && other < layout.col_tiles(); ++other) {
+  for (int64_t other = first; other < first + layout.span() && other < layout.col_tiles(); ++other) {
     const int64_t col = other * kTile, j = col + lane();
     T entry[kRows];
     symmetric_sum({grad, grad, nullptr}, layout, row, col, staged, entry);
