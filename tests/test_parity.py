@@ -170,7 +170,7 @@ def test_quadratic_walks_cut_into_launches(n, dtype, work, steps, simulated_gpu,
             assert torch.equal(got, want), name
 
 
-@pytest.mark.parametrize("dtype, n, backend", swap_cases([torch.float32]), indirect=["backend"])
+@pytest.mark.parametrize("dtype, n, backend", list(swap_cases([torch.float32])), indirect=["backend"])
 def test_label_nulls(dtype, n, backend):
     for name, arguments in inputs.SAMPLES["label_nulls"](dtype, "l1", n):
         (got,), (want,) = inputs.call("label_nulls", arguments), expected_results("label_nulls", arguments)
