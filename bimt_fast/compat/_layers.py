@@ -14,7 +14,7 @@ from numbers import Integral
 import torch
 from torch import Tensor, nn
 
-from .. import functional, geometry, search
+from .. import geometry, search
 from .._relocation import Mover, Moves, companions, travelling_axes
 from ..ops import COMPUTE_DTYPE, placement_cost
 
@@ -64,12 +64,6 @@ class BioLinear(nn.Module):
         """The same of one fold: the positions of neurons, not of entries."""
         out, source = self.positions()
         return out[: len(out) // self.out_fold], source[: len(source) // self.in_fold]
-
-    def cost(self, weight_factor: float, l0: float) -> Tensor:
-        """sum |W| * (weight_factor * d + l0), differentiable."""
-        return functional.connection_cost(
-            self.linear.weight, *self.positions(), distance_scale=weight_factor, base_length=l0
-        )
 
 
 class BioLinear2D(BioLinear):
@@ -122,18 +116,16 @@ class Group:
     def heads(self) -> int:
         return self.incoming[0].out_head if self.incoming else self.outgoing[0].in_head
 
-    def by_fold(self) -> Iterator[tuple[BioLinear, Tensor]]:
-        """Each layer with its |W|, the group's axis first: (n, folds, m)."""
-        for layer in self.incoming:
-            yield layer, layer.linear.weight.abs().unflatten(0, (layer.out_fold, -1)).transpose(0, 1)
-        for layer in self.outgoing:
-            yield layer, layer.linear.weight.abs().unflatten(1, (layer.in_fold, -1)).permute(2, 1, 0)
-
     def importance(self, mean_over_folds: bool) -> Tensor:
         """(n,) sums of |W| over all connections of each neuron, folds added up or averaged, in float64."""
-        total = 0
-        for _, w in self.by_fold():
-            total = total + w.double().sum((1, 2)) / (w.shape[1] if mean_over_folds else 1)
+        sides = [(layer, 0, layer.out_fold) for layer in self.incoming]
+        sides += [(layer, 1, layer.in_fold) for layer in self.outgoing]
+        total = torch.zeros(self.size, dtype=torch.float64)
+        for layer, axis, folds in sides:
+            weight = layer.linear.weight.detach()
+            sums = torch.linalg.vector_norm(weight, 1, 1 - axis, dtype=COMPUTE_DTYPE[weight.dtype]).cpu()
+            sums = sums.double().view(folds, -1)
+            total += sums.mean(0) if mean_over_folds else sums.sum(0)
         return total
 
     def placement_cost(self, factors: Mapping[BioLinear, float]) -> Tensor:
@@ -176,10 +168,13 @@ class Group:
         for tensor, _, _ in self.tensors() if following else ():
             check_state(optimizer, tensor)
         mover = Mover()
+        by_folds: dict[int, Moves] = {}
         try:
             for tensor, axis, folds in self.tensors():
-                starts = torch.arange(folds)[:, None] * len(order)
-                moves = Moves.of((starts + order).flatten())
+                if folds not in by_folds:
+                    starts = torch.arange(folds)[:, None] * len(order)
+                    by_folds[folds] = Moves.of((starts + order).flatten())
+                moves = by_folds[folds]
                 mover.permute(tensor, {axis: moves})
                 for follower, axes in islice(companions(tensor, following), 1, None) if following else ():
                     mover.permute(follower, {k: moves for k, a in axes.items() if a == axis})
@@ -201,22 +196,29 @@ def visit(cost: Tensor, count: int, heads: Tensor, slots: Tensor) -> tuple[Tenso
         order (n,) for Group.permute_, and the number of swaps. Nothing moves where all swaps together gain no more than
         rounding could feign.
     """
+    cost = cost.cpu()
     stay = torch.arange(len(cost))
+    if count == 1:
+        assignment, swaps = search.greedy(cost, stay, slots)
+    else:
+        assignment, swaps = _visit_heads(cost, count, heads, slots)
+    gain = search.assigned_cost(cost, stay) - search.assigned_cost(cost, assignment) if swaps else 0.0
+    return (assignment.argsort(), swaps) if gain > search.resolution(cost) else (stay, 0)
+
+
+def _visit_heads(cost: Tensor, count: int, heads: Tensor, slots: Tensor) -> tuple[Tensor, int]:
+    """Assignment and number of swaps."""
     size = len(cost) // count
     cells = cost.reshape(count, size, count, size)  # [B, j, Q, w]: neuron j of head B in place w of head place Q
-    place, swaps = torch.arange(count), 0
-    if len(heads):
-        place, swaps = search.greedy(cells.diagonal(dim1=1, dim2=3).sum(-1), place, heads)
-    assignment = (place[:, None] * size + torch.arange(size)).flatten()
+    by_head = cells.diagonal(dim1=1, dim2=3).sum(-1)
+    place, swaps = search.greedy(by_head, torch.arange(count), heads)
+    within = torch.arange(size).repeat(count, 1)
     head_in = place.argsort().tolist()
     for q in dict.fromkeys((slots // size).tolist()):
         head, visited = head_in[q], slots[slots // size == q] % size
-        within, done = search.greedy(cells[head, :, q], torch.arange(size), visited)
-        assignment[head * size : (head + 1) * size] = q * size + within
+        within[head], done = search.greedy(cells[head, :, q], torch.arange(size), visited)
         swaps += done
-    on_device = assignment.to(cost.device)
-    gain = search.assigned_cost(cost, stay.to(cost.device)) - search.assigned_cost(cost, on_device) if swaps else 0.0
-    return (assignment.argsort(), swaps) if gain > search.resolution(cost) else (stay, 0)
+    return (place[:, None] * size + within).flatten(), swaps
 
 
 def check_count(name: str, value: object) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
 from ..wiring import Wiring
@@ -116,18 +115,17 @@ class BioMLP2D(BioMLP):
         """Pixels, which are fixed, hidden layers, outputs."""
         return [Group(outgoing=(self.linears[0],), fixed=True), *super().groups()[1:]]
 
-    @torch.no_grad()
     def get_top_id(self, i: int, top_k: int = 20) -> tuple[Tensor, Tensor]:
         """The slots of the top_k most important neurons of group i, and the importance of every neuron.
 
         Returns:
-            ids: int64, at most top_k, as BioMLP.get_top_id.
-            scores: (n,) float64, the sum of |W| over all connections of each neuron, by slot.
+            ids: int64 on the CPU, at most top_k, as BioMLP.get_top_id.
+            scores: (n,) float64 on the CPU, the sum of |W| over all connections of each neuron, by slot.
 
         Raises:
             TypeError, ValueError: as BioMLP.get_top_id.
         """
-        return super().get_top_id(i, top_k), self._importance(i)
+        return super().get_top_id(i, top_k), self._group(i).importance(self._means_folds)
 
 
 def _checked_widths(name: str, widths: object, least: int) -> list[int]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from .. import plot
 from ..ops import check_number
 from ..wiring import Wiring
+from ._cost import Charged, connection_cost
 from ._cuts import Cuts
 from ._layers import BioLinear, Group, check_state, checked_index, checked_top_k, visit
 from ._notebooks import Notebook
@@ -73,7 +74,7 @@ class BioNetwork(Cuts):
     ) -> Tensor:
         """The connection cost: for every layer |W| * (weight_factor * d + l0), and |b| * l0; |embedding| * l0.
 
-        Added up or averaged over each tensor as in the notebook. Differentiable.
+        Added up or averaged over each tensor as in the notebook. Differentiable, once.
 
         Args:
             weight_factor: of the distance; None: the notebook's.
@@ -86,12 +87,18 @@ class BioNetwork(Cuts):
         Raises:
             TypeError, ValueError: weight_factor is not a finite number.
         """
-        total = 0.0
+        return connection_cost(self._charged(weight_factor, bias_penalize, no_penalize_last), self.l0)
+
+    def _charged(self, weight_factor: float | None, bias_penalize: bool, no_penalize_last: bool) -> list[Charged]:
+        charged = []
         for layer, factor in self._factors(weight_factor, no_penalize_last).items():
-            total = total + layer.cost(factor, self.l0) * self._coefficient(layer.linear.weight)
+            weight, bias = layer.linear.weight, layer.linear.bias
+            charged.append(Charged(weight, self._coefficient(weight), factor, layer.positions()))
             if bias_penalize:
-                total = total + self._l0_cost(layer.linear.bias)
-        return total + self._l0_cost(self.embedding) if self.token_embedding else total
+                charged.append(Charged(bias, self._coefficient(bias)))
+        if self.token_embedding:
+            charged.append(Charged(self.embedding.flatten(), self._coefficient(self.embedding)))
+        return charged
 
     def _factors(self, weight_factor: float | None = None, no_penalize_last: bool = False) -> dict[BioLinear, float]:
         """The weight_factor of each layer."""
@@ -104,9 +111,6 @@ class BioNetwork(Cuts):
 
     def _coefficient(self, tensor: Tensor) -> float:
         return 1 / tensor.numel() if self.notebook.reduction == "mean" else 1.0
-
-    def _l0_cost(self, tensor: Tensor) -> Tensor:
-        return tensor.abs().sum() * (self.l0 * self._coefficient(tensor))
 
     # Neurons trade places
 
@@ -146,12 +150,12 @@ class BioNetwork(Cuts):
         """
         if swap_type not in ("in", "out"):
             raise ValueError(f"swap_type must be 'in' or 'out', was {swap_type!r}")
-        rows = weights if swap_type == "out" else weights.T
-        rows[[j, k]] = rows[[k, j]]
+        self.swap_bias(weights if swap_type == "out" else weights.T, j, k)
 
     @torch.no_grad()
     def swap_bias(self, biases: Tensor, j: int, k: int) -> None:
         """Swaps two entries of a vector in place."""
+        j, k = int(j), int(k)
         biases[[j, k]] = biases[[k, j]]
 
     def swap(self, i: int, j: int, k: int) -> None:
@@ -177,28 +181,23 @@ class BioNetwork(Cuts):
         if not group.fixed:
             group.permute_(order, None if self._attached is None else self._attached[0])
 
-    @torch.no_grad()
     def get_top_id(self, i: int, top_k: int = 20) -> Tensor:
         """The slots of the top_k most important neurons of group i, most important first.
 
         Importance is the sum of |W| over all incoming and outgoing connections, all folds added.
 
         Returns:
-            int64, at most top_k; the lower slot first where equal.
+            int64 on the CPU, at most top_k; the lower slot first where equal.
 
         Raises:
             TypeError, ValueError: i is not a group, top_k is not an integer of at least 0.
         """
-        return self._ranked(i, top_k)[1]
+        return self._ranked(self._group(i), top_k)[1]
 
-    def _ranked(self, i: int, top_k: int) -> tuple[Tensor, Tensor]:
-        """Places of heads, if heads of this group trade places, and slots that relocate_i visits, in order."""
-        ids = self._importance(i).argsort(descending=True, stable=True)[: checked_top_k(top_k)]
-        return ids.new_empty(0), ids
-
-    @torch.no_grad()
-    def _importance(self, i: int) -> Tensor:
-        return self._group(i).importance(self._means_folds)
+    def _ranked(self, group: Group, top_k: int) -> tuple[Tensor, Tensor]:
+        """Places of heads and slots that relocate_i visits, in order."""
+        ids = group.importance(self._means_folds).argsort(descending=True, stable=True)
+        return torch.arange(0), ids[: checked_top_k(top_k)]
 
     def relocate_ij(self, i: int, j: int) -> int:
         """The neuron in slot j of group i takes its best swap: the first of the cheapest slots, its own included.
@@ -209,8 +208,9 @@ class BioNetwork(Cuts):
         Raises:
             TypeError, ValueError: as swap; a weight is not finite.
         """
-        slot = checked_index("j", j, self._group(i).size, "slot")
-        return self._visit(i, torch.arange(0), torch.tensor([slot]))
+        group = self._group(i)
+        slot = checked_index("j", j, group.size, "slot")
+        return self._visit(group, torch.arange(0), torch.tensor([slot]))
 
     def relocate_i(self, i: int) -> int:
         """The same for the slots of the top_k most important neurons of group i, ranked once, one after the other.
@@ -221,7 +221,8 @@ class BioNetwork(Cuts):
         Raises:
             TypeError, ValueError: as relocate_ij.
         """
-        return 0 if self._group(i).fixed else self._visit(i, *(ids.cpu() for ids in self._ranked(i, self.top_k)))
+        group = self._group(i)
+        return 0 if group.fixed else self._visit(group, *self._ranked(group, self.top_k))
 
     def relocate(self) -> int:
         """relocate_i for every group, from inputs to outputs (in a transformer from outputs to inputs).
@@ -236,14 +237,13 @@ class BioNetwork(Cuts):
             ValueError: the connection cost is not finite. Nothing is moved then.
         """
         with torch.no_grad():
-            if not torch.as_tensor(self.get_cc()).isfinite():
+            if not self.get_cc().isfinite():
                 raise ValueError("parameters must be finite to be relocated, held NaN or infinity")
         order = range(len(self.groups()))
         return sum(self.relocate_i(i) for i in (reversed(order) if self._last_first else order))
 
     @torch.no_grad()
-    def _visit(self, i: int, heads: Tensor, slots: Tensor) -> int:
-        group = self._group(i)
+    def _visit(self, group: Group, heads: Tensor, slots: Tensor) -> int:
         if group.fixed:
             return 0
         settings = {} if self._attached is None else self._attached[1]

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..wiring import Wiring
+from ._cost import Charged, connection_cost
 from ._layers import BioLinear, Group, check_count, checked_index, checked_top_k
 from ._network import BioNetwork
 from ._notebooks import IN_CONTEXT
@@ -158,10 +159,10 @@ class BioTransformer(BioNetwork):
             weight_factor, bias_penalize, no_penalize_last: as BioMLP.get_cc.
             ln_penalize: whether weights and biases of LayerNorm modules cost l0 each as well.
         """
-        total = super().get_cc(weight_factor, bias_penalize, no_penalize_last)
-        for norm in self._norms() if ln_penalize else ():
-            total = total + self._l0_cost(norm.weight) + self._l0_cost(norm.bias)
-        return total
+        charged = self._charged(weight_factor, bias_penalize, no_penalize_last)
+        if ln_penalize:
+            charged += [Charged(p, self._coefficient(p)) for norm in self._norms() for p in norm.parameters()]
+        return connection_cost(charged, self.l0)
 
     def _norms(self) -> tuple[nn.LayerNorm, ...]:
         return tuple(layer for layer in self.get_linear_layers() if isinstance(layer, nn.LayerNorm))
@@ -201,10 +202,10 @@ class BioTransformer(BioNetwork):
         Raises:
             TypeError, ValueError: as swap_head; a weight is not finite.
         """
-        place = checked_index("j", j, self._group(i).heads, "head")
-        return self._visit(i, torch.tensor([place]), torch.arange(0))
+        group = self._group(i)
+        place = checked_index("j", j, group.heads, "head")
+        return self._visit(group, torch.tensor([place]), torch.arange(0))
 
-    @torch.no_grad()
     def get_top_id(self, i: int, top_k: int = 20) -> Tensor:
         """The slots of all neurons of the top_k most important heads of group i, head by head.
 
@@ -212,20 +213,18 @@ class BioTransformer(BioNetwork):
         neurons. The most important heads come first, and in each its most important neurons.
 
         Returns:
-            int64, top_k times the size of a head at most.
+            int64 on the CPU, top_k times the size of a head at most.
 
         Raises:
             TypeError, ValueError: i is not a group, top_k is not an integer of at least 0.
         """
         return super().get_top_id(i, top_k)
 
-    def _ranked(self, i: int, top_k: int) -> tuple[Tensor, Tensor]:
-        heads = self._group(i).heads
-        by_head = self._importance(i).view(heads, -1)
-        size = by_head.shape[1]
+    def _ranked(self, group: Group, top_k: int) -> tuple[Tensor, Tensor]:
+        by_head = group.importance(self._means_folds).view(group.heads, -1)
         places = by_head.sum(1).argsort(descending=True, stable=True)[: checked_top_k(top_k)]
         within = by_head.argsort(descending=True, stable=True)
-        return places, (places[:, None] * size + within[places]).flatten()
+        return places, (places[:, None] * by_head.shape[1] + within[places]).flatten()
 
     def _picture(self) -> Wiring:
         """The residual stream once before, between and behind the layers that add to it."""
