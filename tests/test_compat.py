@@ -231,6 +231,26 @@ def test_cost_in_float32_and_with_another_l0():
     assert truth.item() > 2 * network("two_moons").get_cc().item()
 
 
+def test_cost_with_parameters_that_are_not_trained(double):
+    model = network("modular_addition")
+    expected = torch.autograd.grad(model.get_cc(), list(model.parameters()))
+    model.linears[1].linear.weight.requires_grad_(False)
+    (3 * model.get_cc()).backward()
+    for p, g in zip(model.parameters(), expected, strict=True):
+        assert (p.grad is None) == (p is model.linears[1].linear.weight)
+        assert p.grad is None or torch.equal(p.grad, 3 * g)
+    with torch.no_grad():
+        assert model.get_cc().item() == pytest.approx(plain_cost("modular_addition", model, 2.0).item(), rel=1e-12)
+
+
+def test_gradients_of_weights_that_have_moved_since_are_refused():
+    model = network("two_moons")
+    cost = model.get_cc()
+    model.swap(1, 0, 2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        cost.backward()
+
+
 def test_cost_of_a_transformer(double):
     model = transformer()
 
