@@ -130,7 +130,7 @@ class Group:
 
     def placement_cost(self, factors: Mapping[BioLinear, float]) -> Tensor:
         """(n, n) as functional.placement_cost, in which a layer counts with its factor."""
-        weights, peers, coefficients = [], [], []
+        weights, peers = [], []
         for layer in self.incoming:
             weights.append(_folded_sum(layer.linear.weight, 0, layer.out_fold))
             peers.append(layer.positions()[1])
