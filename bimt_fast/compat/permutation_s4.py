@@ -1,0 +1,12 @@
+"""The classes of the permutation S4 notebook: first layer folded twice, l0 .5, top_k 30, costs averaged."""
+
+from ._layers import BioLinear
+from ._mlp import BioMLP as _BioMLP
+from ._notebooks import PERMUTATION_S4
+
+__all__ = ["BioLinear", "BioMLP"]
+
+
+class BioMLP(_BioMLP):
+    __doc__ = _BioMLP.__doc__
+    notebook = PERMUTATION_S4
