@@ -56,9 +56,10 @@ def run(
         raise ValueError(f"a folder of data was given, and {task.name} makes its own")
     with backends.backend(backend) if backend else nullcontext():
         out.mkdir(parents=True, exist_ok=True)
-        data = (task.make_data(preset.seed, folder) if task.reads_files else task.make_data(preset.seed)).to(
-            preset.wiring["dtype"]
-        )
+        data = task.make_data(preset.seed, folder) if task.reads_files else task.make_data(preset.seed)
+        data = data.to(preset.wiring["dtype"])
+        if not resume:
+            (out / RESULT).unlink(missing_ok=True)  # of an earlier run
         torch.manual_seed(preset.seed)
         model = task.make_model(preset)
         settings = {"task": task.name, "ablation": ablation, "backend": serving(), "preset": asdict(preset)}
