@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -77,7 +77,7 @@ def run(
     return result, model
 
 
-def task_loss(task: Task, data: Data, batch: int | None):
+def task_loss(task: Task, data: Data, batch: int | None) -> Callable[[nn.Module], Tensor]:
     """The loss on all training points, or on a batch of them that torch's global generator draws."""
     x, y, loss = data.train_x, data.train_y, task.loss
     if batch is None:
