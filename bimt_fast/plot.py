@@ -172,6 +172,7 @@ def trade_off(
     if path is not None:
         _check_path(path)
     from matplotlib import colormaps
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     left = _new_axes((9.0, 3.6))
     figure = left.figure
@@ -186,12 +187,18 @@ def trade_off(
     for ax, name in zip(axes, ("active connections", "wiring length"), strict=True):
         ax.set_xscale("log")
         ax.set_yscale("log")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())
         ax.set_xlabel(name)
         ax.spines[["top", "right"]].set_visible(False)
         if published is not None:
             ax.axhline(published, color=_SHEET_EDGE, linewidth=1, linestyle="--", label="published")
     axes[0].set_ylabel(loss_name)
-    axes[1].legend(frameon=False, fontsize=_FONT_SIZE - 2, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes[1].legend(
+        frameon=False, fontsize=_FONT_SIZE - 2, loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=0.6
+    )
     if title is not None:
         figure.suptitle(title, fontsize=_FONT_SIZE + 1)
     if path is not None:

@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -56,9 +56,10 @@ def run(
         raise ValueError(f"a folder of data was given, and {task.name} makes its own")
     with backends.backend(backend) if backend else nullcontext():
         out.mkdir(parents=True, exist_ok=True)
-        data = (task.make_data(preset.seed, folder) if task.reads_files else task.make_data(preset.seed)).to(
-            preset.wiring["dtype"]
-        )
+        data = task.make_data(preset.seed, folder) if task.reads_files else task.make_data(preset.seed)
+        data = data.to(preset.wiring["dtype"])
+        if not resume:
+            (out / RESULT).unlink(missing_ok=True)  # of an earlier run
         torch.manual_seed(preset.seed)
         model = task.make_model(preset)
         settings = {"task": task.name, "ablation": ablation, "backend": serving(), "preset": asdict(preset)}
@@ -76,7 +77,7 @@ def run(
     return result, model
 
 
-def task_loss(task: Task, data: Data, batch: int | None):
+def task_loss(task: Task, data: Data, batch: int | None) -> Callable[[nn.Module], Tensor]:
     """The loss on all training points, or on a batch of them that torch's global generator draws."""
     x, y, loss = data.train_x, data.train_y, task.loss
     if batch is None:
