@@ -30,7 +30,8 @@ gpu-check: $(READY)
 	$(RUN) benchmarks/gpu_check.py
 
 gpu-test: $(READY)
-	$(RUN) -m pytest tests/test_parity.py tests/test_gpu.py -k "cuda or triton or gpu"
+	$(RUN) -c "import torch; torch.cuda.is_available() or exit('gpu-test: torch sees no GPU')"
+	$(RUN) -m pytest tests/test_gpu.py tests/test_parity.py -k "cuda or triton or gpu"
 
 gpu-bench: $(READY)
 	$(RUN) benchmarks/gpu_bench.py

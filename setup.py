@@ -52,14 +52,14 @@ def _first_error_in_message():
             sys.stderr.write(captured.read())
 
 
-USUAL_ARCHITECTURES = "8.0;9.0;10.0;12.0+PTX"
+USUAL_ARCHITECTURES = "8.0;9.0;10.0;12.0"  # and PTX of the last that nvcc knows
 
 
 def nvcc_targets(nvcc):
     """(names for people, -gencode options) of the GPU architectures to compile for, as far as this nvcc knows them."""
     known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout.split()
     wanted = os.environ.get("TORCH_CUDA_ARCH_LIST")
-    names, options = [], []
+    names, options, portable = [], [], None
     for item in re.split(r"[;, ]+", (wanted or USUAL_ARCHITECTURES).strip()):
         match = re.fullmatch(r"(\d+)\.(\d+[a-z]?)(\+PTX)?", item)
         if match is None:
@@ -69,9 +69,11 @@ def nvcc_targets(nvcc):
             continue
         names.append(f"sm_{number}")
         options.append(f"-gencode=arch=compute_{number},code=sm_{number}")
-        if match[3]:
-            names.append(f"PTX {number}")
-            options.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+        if match[3] or not wanted:
+            portable = number
+    if portable:  # of the newest, for chips to come
+        names.append(f"PTX {portable}")
+        options.append(f"-gencode=arch=compute_{portable},code=compute_{portable}")
     return names, options
 
 

@@ -201,7 +201,23 @@ def table(usages: list[Usage]) -> str:
     return "\n".join([*lines, "", *_LAUNCHES, ""])
 
 
-_LAUNCHES = ["`b`: bytes of a stored number (4, 8 or 2); workspaces are float64. Launches of whole operations:"]
+_LAUNCHES = [
+    "`b`: bytes of a stored number (4, 8 or 2); workspaces are float64, and what is computed in them is counted at the"
+    " float32 rate, of which consumer chips reach a small part in float64. Occupancy is that of the largest block.",
+    "",
+    "Launches, by kernel name, for float32 weights with whole rows:",
+    "",
+    "| operation | launches |",
+    "|---|---|",
+    "| penalty and gradient of T tensors | penalty_kernel ceil(T / 20), add_partial_sums 1 |",
+    "| AdamW step of T tensors | adamw_kernel and count_steps ceil(T / 20) each, add_partial_sums 1 |",
+    "| placement cost, l1 and sql2, P connections | for each axis: moments_kernel and borders_kernel P each,"
+    " walk_kernel 1 for as many connections as fit its parameters (torus-l1: 2) |",
+    "| placement cost, other metrics | product_kernel 1 for as many connections as fit its parameters |",
+    "| best swaps | best_kernel 1, best_of_parts 1 |",
+    "| one round of matching | best_kernel 1, best_of_parts 1, and four small ones of torch |",
+    "| greedy relocation of one group | the placement cost, greedy_kernel 1, copy_slices 2 an axis of a tensor moved |",
+]
 
 
 def _row(name: str, work: Work, usages: list[Usage]) -> str:

@@ -20,7 +20,7 @@ PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference
 
 _log = logging.getLogger("bimt_fast")
 _forced: ContextVar[str | None] = ContextVar("bimt_fast_backend", default=None)
-_chosen: dict[tuple[str | None, str], ModuleType] = {}
+_chosen: dict[tuple[str | None, str, int | None], ModuleType] = {}
 
 
 def _load(name: str) -> ModuleType:
@@ -58,8 +58,21 @@ def kernels(device: torch.device) -> ModuleType:
         ValueError: BIMT_FAST_BACKEND names no backend.
         RuntimeError: a backend was forced that cannot serve the device; says why.
     """
-    forced = _forced.get() or os.environ.get("BIMT_FAST_BACKEND") or None
-    key = (forced, device.type)
+    return _remembered(_forced_name(), device)
+
+
+def host_kernels() -> ModuleType:
+    """The module for searches that run on the CPU wherever the tensors are, also where a GPU's backend is forced."""
+    forced = _forced_name()
+    return _remembered(forced if forced in PREFERENCE["cpu"] else None, torch.device("cpu"))
+
+
+def _forced_name() -> str | None:
+    return _forced.get() or os.environ.get("BIMT_FAST_BACKEND") or None
+
+
+def _remembered(forced: str | None, device: torch.device) -> ModuleType:
+    key = (forced, device.type, device.index)  # GPUs of one machine may differ
     if key not in _chosen:
         _chosen[key] = _choose(forced, device)
     return _chosen[key]

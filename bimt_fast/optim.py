@@ -137,7 +137,7 @@ class AdamW(torch.optim.Optimizer):
         for _, arguments in calls if len(calls) > 1 else ():
             check_adamw(*arguments)  # all before the first changes a parameter, or a position that another reads
         costs = [adamw(*arguments, memo=memo) for memo, arguments in calls]
-        self.cost = sum(costs[1:], costs[0]) if costs else None
+        self.cost = sum((cost.to(costs[0].device) for cost in costs[1:]), costs[0]) if costs else None
 
     def _calls(self, group: dict[str, Any]) -> list[tuple[dict, tuple]]:
         """The native calls of a param group: what each keeps between steps, and its arguments."""

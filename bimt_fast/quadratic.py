@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import ops
-from .backends import kernels
+from .backends import host_kernels
 
 Matrix = Tensor | np.ndarray
 
@@ -202,13 +202,13 @@ class Walks:
     def run(self, limits: list[int], tabu: bool, deadline: float) -> None:
         """At most so many iterations each; afterwards `found` and `costs` are the best of each walk."""
         problem, count = self.problem, len(self.found)
-        backend = kernels(torch.device("cpu"))
+        backend = host_kernels()
         memory = backend.quadratic_memory(problem.n, problem.walked[0].dtype, min(count, torch.get_num_threads()))
         done = torch.zeros(count, dtype=torch.int64)
         results = (self.found, self.seeds, torch.tensor(limits), torch.from_numpy(self.costs), done, memory)
         settings = (tabu, problem.symmetric, problem.least)
         while not backend.quadratic_ended(memory, count) and (left := deadline - time.monotonic()) > 0:
-            torch.ops.bimt_fast.quadratic_walks(*problem.walked, *results, *settings, min(left, _SLICE))
+            backend.quadratic_walks(*problem.walked, *results, *settings, min(left, _SLICE))
         self.iterations += int(done.sum())
 
     def best(self) -> Tensor:

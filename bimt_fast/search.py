@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .backends import kernels
+from .backends import host_kernels, kernels
 from .functional import best_swaps, swap_deltas
 from .ops import best_swaps_unchecked, check_assignment, check_permutation, check_shape
 from .quadratic import Placed, Problem
@@ -275,8 +275,7 @@ def _quadratic_matching(
 
 def _swapped(assignment: Tensor, pairs: tuple[list[int], list[int]], count: int) -> Tensor:
     first, second = (side[:count] for side in pairs)
-    both = torch.tensor(first + second, device=assignment.device)
-    other = torch.tensor(second + first, device=assignment.device)
+    both, other = torch.tensor([first + second, second + first]).to(assignment.device, non_blocking=True)
     new = assignment.clone()
     new[both] = assignment[other]
     return new
@@ -318,7 +317,7 @@ def linear_assignment(cost: Tensor) -> Tensor:
     start = torch.arange(len(matrix))
     if len(matrix) > _FROM_ANYWHERE:
         start, _ = matching(matrix, start)
-    return kernels(matrix.device).linear_assignment(matrix, start).to(cost.device)
+    return host_kernels().linear_assignment(matrix, start).to(cost.device)
 
 
 def assignment_bound(cost: Tensor, assignment: Tensor, rounds: int = 4) -> float:
@@ -339,7 +338,7 @@ def assignment_bound(cost: Tensor, assignment: Tensor, rounds: int = 4) -> float
     matrix, start = _on_cpu(cost), assignment.cpu()
     check_assignment("assignment", start, len(matrix))
     check_permutation("assignment", start)
-    return kernels(matrix.device).assignment_bound(matrix, start, rounds)
+    return host_kernels().assignment_bound(matrix, start, rounds)
 
 
 def _on_cpu(cost: Tensor) -> Tensor:
@@ -352,7 +351,7 @@ def has_linear_assignment() -> bool:
     """Whether linear_assignment can serve: by the cpu backend, or else by SciPy."""
     from importlib.util import find_spec
 
-    return kernels(torch.device("cpu")).__name__.endswith(".cpu") or find_spec("scipy") is not None
+    return host_kernels().__name__.endswith(".cpu") or find_spec("scipy") is not None
 
 
 def swaps_between(old: Tensor, new: Tensor) -> int:

@@ -485,7 +485,7 @@ class Wiring:
                 x.grad = lam * grad
             else:
                 x.grad.add_(grad, alpha=lam)
-        return sum(costs[1:], costs[0]) if costs else torch.zeros(())
+        return sum((cost.to(costs[0].device) for cost in costs[1:]), costs[0]) if costs else torch.zeros(())
 
     def position_gradients(self, bias: bool = True, distance_scale: float | None = None) -> list[tuple[Tensor, Tensor]]:
         """Positions that are parameters, each with d cost / d positions; empty where none is."""
@@ -709,11 +709,11 @@ class Wiring:
 
         In a group of blocks, a neuron's partner is of its own block.
 
-        The same as functional.best_swaps of the group's placement cost, without that (n, n) matrix on the cpu
-        backend: parts of it are made as they are needed, in O(n*m + n^2) time from sums for "l1", "torus-l1" and
-        "sql2", as a product in O(n^2*m) for other metrics, and the extra memory is less than a tenth of the weights'
-        bytes, a few MiB for every thread aside (and what a large top_k needs). The reference backend makes the
-        matrix, and so do recurrent groups and groups in blocks, for top_k that of all deltas too.
+        The same as functional.best_swaps of the group's placement cost, without that (n, n) matrix but on
+        the reference backend: parts of it are made as they are needed, in O(n*m + n^2) time from sums for "l1",
+        "torus-l1" and "sql2", as a product in O(n^2*m) for other metrics, and the extra memory is less than a tenth of
+        the weights' bytes, a few MiB for every thread aside (and what a large top_k needs). Recurrent groups and groups
+        in blocks make the matrix, for top_k that of all deltas too.
 
         Args:
             group: any group of neurons, frozen ones too.

@@ -6,6 +6,8 @@ from importlib import import_module
 # Before torch is imported: threads without work sleep. Spinning, they take minutes where others use the machine too.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms want of a GPU
+
 import pytest
 import torch
 

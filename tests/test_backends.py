@@ -150,3 +150,30 @@ def test_triton_is_imported_only_when_used():
         "print('triton' in sys.modules)"
     )
     assert in_new_process(code).stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    "architectures, capability, runs",
+    [
+        ("sm_80, sm_90, PTX 90", (8, 6), True),
+        ("sm_80, sm_90, PTX 90", (7, 5), False),
+        ("sm_90", (8, 0), False),
+        ("sm_90", (10, 0), False),
+        ("sm_90, PTX 90", (10, 0), True),
+        ("sm_120, PTX 120", (12, 1), True),
+    ],
+)
+def test_what_a_chip_can_run(architectures, capability, runs):
+    from bimt_fast.kernels import cuda
+
+    assert cuda.holds_code_for(architectures, *capability) is runs
+
+
+def test_cuda_comes_before_triton(nothing_chosen_yet, monkeypatch):
+    from bimt_fast.kernels import cuda, triton
+
+    monkeypatch.setattr(triton, "can_run", lambda device: (True, ""))
+    monkeypatch.setattr(cuda, "can_run", lambda device: (False, "no cuda here"))
+    assert name_of(backends.kernels(torch.device("cuda:0"))) == "triton"
+    monkeypatch.setattr(cuda, "can_run", lambda device: (True, ""))
+    assert name_of(backends.kernels(torch.device("cuda:1"))) == "cuda"

@@ -80,17 +80,23 @@ def test_a_step_waits_for_nothing(gpu):
     optimizer = trained(model, x, 1)
     model(x).square().sum().backward()
     model.wiring.add_grad_(1e-3)  # positions are checked where they are first met
-    with NoWaiting():
-        optimizer.step()
-        cost = model.wiring.add_grad_(1e-3)
+    try:
+        if inputs.GPU:
+            torch.cuda.set_sync_debug_mode("error")
+        with NoWaiting():
+            optimizer.step()
+            cost = model.wiring.add_grad_(1e-3)
+    finally:
+        if inputs.GPU:
+            torch.cuda.set_sync_debug_mode("default")
     assert optimizer.cost.device == cost.device == next(model.parameters()).device
     assert {state["step"].device for state in optimizer.state.values()} == {cost.device}
     assert {state["step"].item() for state in optimizer.state.values()} == {2.0}
 
 
 def test_relocation_lowers_the_cost_as_on_the_cpu(gpu):
-    """Greedy and matching; what is left after both is the same function."""
-    for strategy in ("greedy", "matching"):
+    """Those that the GPU searches, and those that copy their costs; what is left is the same function."""
+    for strategy in ("greedy", "matching", "assignment", "auto", "tabu"):
         model, x = model_on(gpu)
         theirs, _ = model_on("cpu")
         before, cost = model(x), model.wiring.cost().item()
@@ -100,6 +106,32 @@ def test_relocation_lowers_the_cost_as_on_the_cpu(gpu):
         assert report.swaps == expected.swaps > 0
         assert report.cost_after == pytest.approx(expected.cost_after, rel=1e-5) and report.cost_after < cost
         torch.testing.assert_close(model(x), before)
+
+
+def test_best_swaps_of_a_recurrent_wiring_by_tabu(gpu):
+    rnn = torch.nn.RNN(3, 9).to(gpu)
+    axes = {"weight_ih_l0": ("h", "in"), "weight_hh_l0": ("h", "h"), "bias_ih_l0": ("h",), "bias_hh_l0": ("h",)}
+    wiring = bf.Wiring(rnn, {"in": bf.geometry.line(3), "h": bf.geometry.line(9)}, axes)
+    delta, partner = wiring.best_swaps("h")
+    with bf.backend("reference"):
+        expected = wiring.best_swaps("h")
+    torch.testing.assert_close(delta, expected[0])
+    assert torch.equal(partner, expected[1]) and (delta < 0).any()
+    before = wiring.cost().item()
+    assert wiring.relocate("tabu").cost_after < before
+
+
+@pytest.mark.parametrize("metric", ("l1", "l2"))
+def test_search_without_the_matrix(gpu, metric):
+    (_, arguments), *_ = [
+        s for s in inputs.placement_cost(torch.float32, metric, 33) if "1in1out" in s[0] or "2in" in s[0]
+    ]
+    moved = inputs.fresh(arguments, device=gpu.type)
+    delta, partner = torch.ops.bimt_fast.placement_swaps(*moved[:-1], None, moved[-1])
+    with bf.backend("reference"):
+        expected, partners = torch.ops.bimt_fast.placement_swaps(*arguments[:-1], None, arguments[-1])
+    torch.testing.assert_close(delta.cpu(), expected, rtol=1e-4, atol=1e-4)
+    assert (delta < 0).any() and (partner.cpu() == partners).float().mean() > 0.9
 
 
 def test_a_round_of_matching_waits_once(gpu):

@@ -3,6 +3,8 @@
 The functions are those of reference.py, whose docstrings say what each computes.
 """
 
+import re
+
 import torch
 
 from . import cuda_native
@@ -44,9 +46,22 @@ def can_run(device: torch.device) -> tuple[bool, str]:
         return False, f"the cuda backend serves CUDA tensors, not {device.type}"
     if cuda_native._cuda is None:
         return False, why_missing("_cuda", cuda_native.import_error)
-    if not torch.cuda.is_available():
-        return False, f"bimt_fast._cuda is built ({details()}), but torch sees no GPU"
+    if not torch.cuda.is_available() or torch.version.cuda is None:
+        return False, f"bimt_fast._cuda is built ({details()}), but torch sees no CUDA device"
+    major, minor = torch.cuda.get_device_capability(device)
+    if not holds_code_for(details(), major, minor):
+        return False, f"bimt_fast._cuda holds {details()}, nothing that runs on compute capability {major}.{minor}"
     return True, ""
+
+
+def holds_code_for(architectures: str, major: int, minor: int) -> bool:
+    """Whether one of "sm_90, PTX 120" runs on a chip: machine code of its own generation, or PTX not newer than it."""
+    for name in architectures.split(", "):
+        number = int(re.search(r"\d+", name)[0])
+        own, rest = divmod(number, 10)
+        if (name.startswith("PTX") and number <= 10 * major + minor) or (own == major and rest <= minor):
+            return True
+    return False
 
 
 def details() -> str:

@@ -9,6 +9,8 @@ from torch import Tensor
 from .cuda_native import DTYPES, address, coordinates, matrix, metric_arguments, native, queue
 from .reference import require_positions, widened
 
+_captured: list[dict] = []
+
 
 def connection_cost(
     weight: Tensor,  # (n_out, n_in)
@@ -109,6 +111,7 @@ def _penalty(
         _describe(memo, weights, grads, out_pos, in_pos, metric, coefficients, distance_scales, base_lengths, table)
         blocks = kernels.penalty_blocks(DTYPES[dtype], memo["terms"], where)
         memo["partial"] = torch.empty(max(blocks, 1), dtype=torch.float64, device=device)
+    _keep_what_a_graph_uses(memo, device)
     cost = _fresh_cost(weights[0])
     kernels.penalty(
         queue(device),
@@ -181,6 +184,7 @@ def adamw(
         _describe_steps(memo, *states, *ends, *rest, table)
     if memo["terms"] is None:
         return _adamw_on_copies(states, *ends, *rest, settings, proximal, table)
+    _keep_what_a_graph_uses(memo, device)
     cost = _fresh_cost(weights[0])
     native(device).adamw(
         queue(device),
@@ -212,7 +216,7 @@ def _describe_steps(
     ):  # fmt: skip
         dense = connects or w.is_contiguous() or w.is_contiguous(memory_format=torch.channels_last)
         beside = step.dtype == torch.float32 and step.device == w.device
-        if not dense or not beside or not w.stride() == g.stride() == m.stride() == v.stride():
+        if not dense or not beside or not _strides(w) == _strides(g) == _strides(m) == _strides(v):
             memo["terms"] = None
             return
         seen = w if connects else w.as_strided((w.numel(),), (1,))
@@ -223,6 +227,17 @@ def _describe_steps(
     blocks = native(weights[0].device).penalty_blocks(DTYPES[weights[0].dtype], terms, where)
     partial = torch.empty(max(blocks, 1), dtype=torch.float64, device=weights[0].device)
     memo.update(terms=terms, moments=moments, coordinates=own, partial=partial)
+
+
+def _strides(x: Tensor) -> list[int]:
+    """Of axes along which there is more than one entry."""
+    return [step for n, step in zip(x.shape, x.stride(), strict=True) if n > 1]
+
+
+def _keep_what_a_graph_uses(memo: dict, device: torch.device) -> None:
+    """A captured graph has the addresses of a memo's tensors, which a relocation would otherwise free."""
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        _captured.append({key: memo[key] for key in ("partial", "coordinates")})
 
 
 def _adamw_on_copies(states, *rest) -> Tensor:

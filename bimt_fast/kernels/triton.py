@@ -8,8 +8,6 @@ import os
 
 import torch
 
-from .reference import assignment_bound, linear_assignment  # of CPU tensors only
-
 try:
     import triton
 
@@ -34,7 +32,6 @@ except ImportError as error:
 __all__ = [
     "adamw",
     "add_grad",
-    "assignment_bound",
     "best_swaps",
     "best_swaps_unchecked",
     "can_run",
@@ -43,7 +40,6 @@ __all__ = [
     "details",
     "greedy_swaps",
     "label_nulls",
-    "linear_assignment",
     "permute_",
     "placement_cost",
     "placement_cost_backward",
@@ -56,11 +52,15 @@ __all__ = [
     "total_cost",
 ]
 
+_OLDEST = (3, 9)  # that it was tried with; older autotuners fail on arguments that are None
+
 
 def can_run(device: torch.device) -> tuple[bool, str]:
     """GPU tensors where Triton is installed and has a driver; CPU tensors where it interprets."""
     if triton is None:
         return False, f"Triton cannot be imported: {_import_error}"
+    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < _OLDEST:
+        return False, f"needs Triton {'.'.join(map(str, _OLDEST))} or newer, is {triton.__version__}"
     if os.environ.get("TRITON_INTERPRET") == "1":
         return device.type == "cpu", "" if device.type == "cpu" else "TRITON_INTERPRET=1: it serves CPU tensors only"
     if device.type == "cpu":

@@ -119,12 +119,13 @@ def label_nulls(
         count = len(part)
         grid = (triton.cdiv(count, _LANES),)
         shuffled, takers = own.new_empty(n, count), own.new_empty(n, count)
-        _shuffle[grid](shuffled, takers, own, first, count, n, seed, LANES=_LANES, num_warps=_LANES // 32)
-        _isolated[grid](part, shuffled, near, count, n, neighbours.shape[1], LANES=_LANES, num_warps=_LANES // 32)
-        _variances[grid](
-            part, takers, points, order, bounds, shares, count, len(shares),
-            WIDTH=points.shape[1], LANES=_LANES, num_warps=_LANES // 32,
-        )  # fmt: skip
+        with torch.cuda.device_of(labels):
+            _shuffle[grid](shuffled, takers, own, first, count, n, seed, LANES=_LANES, num_warps=_LANES // 32)
+            _isolated[grid](part, shuffled, near, count, n, neighbours.shape[1], LANES=_LANES, num_warps=_LANES // 32)
+            _variances[grid](
+                part, takers, points, order, bounds, shares, count, len(shares),
+                WIDTH=points.shape[1], LANES=_LANES, num_warps=_LANES // 32,
+            )  # fmt: skip
     return nulls / nulls.new_tensor([n, len(shares), len(shares)])
 
 

@@ -65,10 +65,11 @@ def permute_(
     sizes, strides = (n for n, _ in others), (step for _, step in others)
     arguments = (count, *sizes, stride0, *strides)
     grid = (triton.cdiv(count, _BLOCK),)
-    for places, back in ((source, False), (to, True)):
-        _copy_slices[grid](
-            words, workspace, places.contiguous(), *arguments, MOVING=moving, FROM_WORKSPACE=back, BLOCK=_BLOCK
-        )
+    with torch.cuda.device_of(tensor):
+        for places, back in ((source, False), (to, True)):
+            _copy_slices[grid](
+                words, workspace, places.contiguous(), *arguments, MOVING=moving, FROM_WORKSPACE=back, BLOCK=_BLOCK
+            )
 
 
 def aot_cases() -> Iterator[tuple]:
