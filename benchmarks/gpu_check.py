@@ -73,10 +73,11 @@ def main(arguments: list[str] | None = None) -> int:
     for usage in sorted(usages, key=lambda u: (u.kernel, u.architecture)):
         print(f"{usage.kernel} sm_{usage.architecture}: {usage.registers} registers, {usage.shared} B shared")
     print("\n".join(faults) or f"{len(usages)} CUDA kernels: within their budgets, no spills")
-    triton = 0 if options.short or options.source else _check_triton()
-    if not options.short and not options.source and not faults:
+    whole = not options.short and not options.source
+    if whole and not faults:
         TABLE.write_text(table(usages))
-        print(f"written: {TABLE.relative_to(ROOT)}")
+        print(f"written: {TABLE.relative_to(ROOT)}", flush=True)
+    triton = _check_triton() if whole else 0
     return 1 if faults or triton or not usages else 0
 
 
