@@ -204,7 +204,8 @@ def table(usages: list[Usage]) -> str:
 
 _LAUNCHES = [
     "`b`: bytes of a stored number (4, 8 or 2); workspaces are float64, and what is computed in them is counted at the"
-    " float32 rate, of which consumer chips reach a small part in float64. Occupancy is that of the largest block.",
+    " float32 rate, of which consumer chips reach a small part in float64. Occupancy is that of blocks of the threads"
+    " named; some kernels have smaller ones too.",
     "",
     "Launches, by kernel name, for float32 weights with whole rows:",
     "",
