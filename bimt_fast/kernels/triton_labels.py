@@ -124,7 +124,7 @@ def label_nulls(
             _isolated[grid](part, shuffled, near, count, n, neighbours.shape[1], LANES=_LANES, num_warps=_LANES // 32)
             _variances[grid](
                 part, takers, points, order, bounds, shares, count, len(shares),
-                WIDTH=points.shape[1], LANES=_LANES, num_warps=_LANES // 32,
+                WIDTH=points.shape[1], LANES=_LANES, num_warps=_LANES // 16,
             )  # fmt: skip
     return nulls / nulls.new_tensor([n, len(shares), len(shares)])
 
@@ -135,4 +135,4 @@ def aot_cases() -> Iterator[tuple]:
     yield _shuffle, (narrow, narrow, narrow, 0, 10_001, 400, 7), {"LANES": _LANES, **warps}, 64
     yield _isolated, (real, narrow, narrow, 10_001, 400, 8), {"LANES": _LANES, **warps}, 64
     arguments = (real, narrow, real, wide, wide, real, 10_001, 6)
-    yield _variances, arguments, {"WIDTH": 4, "LANES": _LANES, **warps}, 96
+    yield _variances, arguments, {"WIDTH": 4, "LANES": _LANES, "num_warps": _LANES // 16}, 96

@@ -47,10 +47,16 @@ def _config(rows: int, cols: int, warps: int) -> triton.Config:
     return triton.Config({"BLOCK_ROWS": rows, "BLOCK_COLS": cols}, num_warps=warps)
 
 
-def _fitting(configs: list[triton.Config], arguments: dict, **_: object) -> list[triton.Config]:
+# By metric, tiles and warps that keep numbers in local memory on sm_120, as tests/gpu/aot.py found.
+_SPILLING = {(TABLE_CODE, 16, 128, 8), (metric_row("linf").code, 8, 128, 4)}
+
+
+def _fitting(configs: list[triton.Config], arguments: dict, **constants: object) -> list[triton.Config]:
     """Those for a single row or for a matrix; for a very large one no more than the first."""
     single = arguments["row_count"] == 1
     fit = [config for config in configs if single == (config.kwargs["BLOCK_ROWS"] == 1)]
+    metric = constants.get("METRIC")
+    fit = [config for config in fit if (metric, *config.kwargs.values(), config.num_warps) not in _SPILLING]
     large = arguments["row_count"] * arguments["col_count"] >= _FREELY_TUNED
     return fit[:1] if large else fit
 

@@ -31,7 +31,7 @@ _BORDERS_PART = 16  # borders take at most this part of the bytes of the weights
 _STRIPS_PART = 32  # and so do strips of C, or this much in small layers
 _LITTLE_MEMORY = 2 << 20
 _SUMMED = tl.constexpr(32)  # peers, or neurons, over which a product sums before it goes on in float64
-_POSITION_TILE = (64, 32)  # slots and peers, of the kernel that differentiates for both
+_POSITION_TILE = (32, 32)  # slots and peers, of the kernel that differentiates for both
 _FREELY_TUNED = 1 << 27  # elements up to which tuning may keep a copy of C
 
 
@@ -39,10 +39,11 @@ def _config(out_tile: int, neuron_tile: int, warps: int) -> triton.Config:
     return triton.Config({"OUT_TILE": out_tile, "NEURON_TILE": neuron_tile}, num_warps=warps)
 
 
-def _fitting(configs: list[triton.Config], arguments: dict, **_: object) -> list[triton.Config]:
-    """Those whose sums fit in registers; for a very large result no more than the first."""
+def _fitting(configs: list[triton.Config], arguments: dict, **constants: object) -> list[triton.Config]:
+    """Those whose sums, and addresses in a table, fit in registers; for a very large result no more than the first."""
     out = arguments["out"]
-    if getattr(out, "dtype", out) == torch.float64:  # ahead of time a dtype stands for a tensor
+    wide = getattr(out, "dtype", out) == torch.float64  # ahead of time a dtype stands for a tensor
+    if wide or constants.get("METRIC") == TABLE_CODE:
         configs = configs[-1:]
     large = arguments["out_count"] * arguments["neuron_count"] >= _FREELY_TUNED
     return configs[:1] if large else configs
