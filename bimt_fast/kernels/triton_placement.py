@@ -31,7 +31,7 @@ _BORDERS_PART = 16  # borders take at most this part of the bytes of the weights
 _STRIPS_PART = 32  # and so do strips of C, or this much in small layers
 _LITTLE_MEMORY = 2 << 20
 _SUMMED = tl.constexpr(32)  # peers, or neurons, over which a product sums before it goes on in float64
-_POSITION_TILE = (32, 32)  # slots and peers, of the kernel that differentiates for both
+_POSITION_TILE = (32, 16)  # slots and peers, of the kernel that differentiates for both
 _FREELY_TUNED = 1 << 27  # elements up to which tuning may keep a copy of C
 
 
@@ -432,7 +432,7 @@ def _position_gradients(grad: Tensor, slots: Tensor, part: _Part, constants: dic
             **constants,
             SLOT_TILE=_POSITION_TILE[0],
             PEER_TILE=_POSITION_TILE[1],
-            num_warps=8,
+            num_warps=4,
         )
     return tuple(part.coefficient * x.sum(0).T for x in (by_slots, by_peers))
 
@@ -538,7 +538,7 @@ def aot_cases():
             yield product_kernel, forward, constants | {"ACCUMULATE": True}, 255
             backward = (wide, n, 1, *positions, None, 0, 0, *weight, dtype, 1, n, n, n, n, 1.0)
             yield product_kernel, backward, constants | {"ACCUMULATE": False}, 255
-            tiles = {"SLOT_TILE": _POSITION_TILE[0], "PEER_TILE": _POSITION_TILE[1], "num_warps": 8}
+            tiles = {"SLOT_TILE": _POSITION_TILE[0], "PEER_TILE": _POSITION_TILE[1], "num_warps": 4}
             yield position_kernel, (wide, 1, n, *weight, *positions, f8, f8, n, n), constants | tiles, 255
     indices = (torch.int64, 1, 0, torch.int64, 1, 0, f4, 1, 40)
     by_table = (f4, n, 1, *indices, None, 0, 0, f4, n, 1, n, n, n, 1.0)
