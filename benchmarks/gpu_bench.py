@@ -175,7 +175,7 @@ def _measured(row: Row, device: torch.device, limits: dict[str, float]) -> dict:
     truth = row.truth()
     contenders, functions = [], {}
     for name in backends.PREFERENCE.get(device.type, ("reference",)):
-        able, reason = backends._load(name).can_run(device)
+        able, reason = backends.load(name).can_run(device)
         contender = {"name": f"bimt_fast, {name}"}
         contenders.append(contender)
         if not able:

@@ -23,7 +23,8 @@ _forced: ContextVar[str | None] = ContextVar("bimt_fast_backend", default=None)
 _chosen: dict[tuple[str | None, str, int | None], ModuleType] = {}
 
 
-def _load(name: str) -> ModuleType:
+def load(name: str) -> ModuleType:
+    """The module of a backend, whether or not it can serve anything here."""
     return importlib.import_module(f"{__package__}.kernels.{name}")
 
 
@@ -80,14 +81,14 @@ def _remembered(forced: str | None, device: torch.device) -> ModuleType:
 
 def _choose(forced: str | None, device: torch.device) -> ModuleType:
     if forced is not None:
-        module = _load(_check_name(forced, "BIMT_FAST_BACKEND"))
+        module = load(_check_name(forced, "BIMT_FAST_BACKEND"))
         able, reason = module.can_run(device)
         if not able:
             raise RuntimeError(f"backend {forced} was asked for and cannot serve {device.type} tensors: {reason}")
         return module
     reasons = []
     for name in PREFERENCE.get(device.type, ("reference",)):
-        module = _load(name)
+        module = load(name)
         able, reason = module.can_run(device)
         if able:
             if reasons:
@@ -104,7 +105,7 @@ def describe() -> list[tuple[str, bool, str]]:
     """
     found = []
     for name in BACKENDS:
-        module = _load(name)
+        module = load(name)
         able, reason = module.can_run(torch.device("cuda" if name in ("cuda", "triton") else "cpu"))
         found.append((name, able, module.details() if able else reason))
     return found

@@ -24,7 +24,7 @@ from torch import Tensor
 from ..geometry import TABLE, TABLE_CODE, metric_row
 from .reference import require_finite, require_positions
 from .triton_metric import INTERPRETED, LINF, distances, factor, folded, gaps, narrowed, scalar, sign, slope
-from .triton_search import TILE, keep_best, no_swaps, strip_inputs, write_deltas
+from .triton_search import TILE, keep_best, no_swaps, strided, strip_inputs, write_deltas
 from .walks import SEPARABLE, Peers, Walk, axes
 
 _BORDERS_PART = 16  # borders take at most this part of the bytes of the weights
@@ -334,10 +334,6 @@ def _positions(x: Tensor) -> tuple:
     return (x, *(*x.stride(), 0)[:2])
 
 
-def _matrix(x: Tensor | None) -> tuple:
-    return (x, 0, 0) if x is None else (x, *x.stride())
-
-
 def _grid(out: Tensor, meta: dict) -> tuple[int, int]:
     return triton.cdiv(out.shape[0], meta["OUT_TILE"]), triton.cdiv(out.shape[1], meta["NEURON_TILE"])
 
@@ -346,7 +342,7 @@ def _launch_product(value, x, y, table, signed, out, coefficient, accumulate, me
     """out (x, neurons) from value (neurons, y); the table is by x and y."""
     if out.numel():
         product_kernel[lambda meta: _grid(out, meta)](
-            *_matrix(value), *_positions(x), *_positions(y), *_matrix(table), *_matrix(signed), *_matrix(out),
+            *strided(value), *_positions(x), *_positions(y), *strided(table), *strided(signed), *strided(out),
             *out.shape, value.shape[1], coefficient, **metric, ACCUMULATE=accumulate,
         )  # fmt: skip
 
@@ -422,7 +418,7 @@ def _position_gradients(grad: Tensor, slots: Tensor, part: _Part, constants: dic
         for count, size in zip(tiles[::-1], (n, m), strict=True)
     )
     if n and m:
-        inputs = (*_matrix(grad), *_matrix(part.weight), *_matrix(slots), *_matrix(part.peers))
+        inputs = (*strided(grad), *strided(part.weight), *strided(slots), *strided(part.peers))
         position_kernel[tiles](
             *inputs,
             by_slots,

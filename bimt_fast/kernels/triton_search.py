@@ -353,7 +353,8 @@ def walk_kernel(
     tl.store(done + walk, iteration)
 
 
-def _matrix(x: Tensor | None) -> tuple:
+def strided(x: Tensor | None) -> tuple:
+    """A matrix as kernels take it."""
     return (x, 0, 0) if x is None else (x, *x.stride())
 
 
@@ -362,10 +363,16 @@ def _pair_inputs(cost: Tensor, assignment: Tensor | None, flow: Tensor | None, d
     rows = torch.arange(len(cost), device=cost.device)
     places = rows if assignment is None else assignment
     own = cost[rows, places]
-    terms = (*_matrix(cost), *_matrix(cost), own, None if assignment is None else assignment.contiguous())
+    terms = (*strided(cost), *strided(cost), own, None if assignment is None else assignment.contiguous())
     if flow is None or distance is None:
-        return (*terms, *_matrix(None), None, *_matrix(None), None)
-    return (*terms, *_matrix(flow), flow.diagonal().contiguous(), *_matrix(distance), distance[places, places])
+        return (*terms, *strided(None), None, *strided(None), None)
+    return (
+        *terms,
+        *strided(flow),
+        flow.diagonal().contiguous(),
+        *strided(distance),
+        distance[places, places],
+    )
 
 
 def _tiling(inputs: tuple) -> dict[str, int]:
@@ -379,7 +386,7 @@ def _tiling(inputs: tuple) -> dict[str, int]:
 
 def strip_inputs(there: Tensor, back: Tensor, own: Tensor) -> tuple:
     """The same for a strip: there[r, s] is the cost of its neuron r at s, back[s, r] that of s in its slot r."""
-    return (*_matrix(there), *_matrix(back), own, None, *_matrix(None), None, *_matrix(None), None)
+    return (*strided(there), *strided(back), own, None, *strided(None), None, *strided(None), None)
 
 
 def swap_deltas(
@@ -432,7 +439,7 @@ def _form_backward(
         own = own.contiguous() if gathered is None else own[gathered]
     if n:
         with torch.cuda.device_of(grad):
-            inputs = (*_matrix(grad), *_matrix(factor), own, gathered)
+            inputs = (*strided(grad), *strided(factor), own, gathered)
             warps = 16 if grad.dtype == torch.float64 else 8
             form_backward_kernel[(tiles, tiles)](*inputs, out, row_at, col_at, sums, n, TILE=TILE, num_warps=warps)
             diagonal_backward_kernel[(tiles,)](out, row_at, col_at, sums, n, TILE=TILE)
@@ -496,7 +503,7 @@ def greedy_swaps(
         homes = cost[neuron_in, torch.arange(n, device=cost.device)]
         lists = (neuron_in, neuron_in.stride(0), slots, slots.stride(0), len(slots))
         with torch.cuda.device_of(cost):
-            greedy_kernel[(1,)](*_matrix(cost), homes, *lists, swaps, n, BLOCK=_VISIT, num_warps=8)
+            greedy_kernel[(1,)](*strided(cost), homes, *lists, swaps, n, BLOCK=_VISIT, num_warps=8)
     return int(swaps)
 
 
