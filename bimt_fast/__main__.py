@@ -17,9 +17,12 @@ import torch
 
 from . import __version__, backends
 from .compat import published
-from .tasks import TASKS, Task, _run, _sweep
+from .tasks import PRESETS, TASKS, Task, _run, _sweep
 from .train import ABLATIONS, Preset, ablate, read_checkpoint
 from .wiring import STRATEGIES, Wiring
+
+_PRESETS = "proximal shrinks weights behind each step, to exact zeros, and relocates exactly"
+_OVERRIDES = "seed", "steps", "strategy", "lam_scale"  # options of train that replace a preset's setting
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,9 +55,8 @@ def _add_train(run: argparse.ArgumentParser) -> None:
     run.add_argument("--seed", type=int, help="of data, initial weights and batches (default: the preset's)")
     run.add_argument("--steps", type=_positive, help="optimizer steps (default: the preset's)")
     run.add_argument("--strategy", choices=STRATEGIES, help="of relocation (default: the preset's)")
-    run.add_argument(
-        "--proximal", action="store_true", default=None, help="exact zeros: shrink weights behind each step"
-    )
+    run.add_argument("--preset", choices=PRESETS, help=f"the settings (default: published); {_PRESETS}")
+    run.add_argument("--lam-scale", type=_scale, help="multiplies the strength of the penalty (default: the preset's)")
     run.add_argument("--backend", choices=backends.BACKENDS, help="default: the fastest that serves here")
     run.add_argument("--data", type=Path, metavar="DIR", help="folder of the data, for tasks that read files")
     run.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: runs/TASK)")
@@ -74,15 +76,29 @@ def _add_sweep(run: argparse.ArgumentParser) -> None:
     run.add_argument("--ablations", nargs="+", choices=ABLATIONS, default=list(ABLATIONS), help="default: all")
     run.add_argument("--seeds", type=_numbers, default=range(5), help='"0-4" or "0,7,10-12" (default: 0-4)')
     run.add_argument("--strategies", nargs="+", choices=STRATEGIES, help="of relocation (default: each preset's)")
+    run.add_argument(
+        "--presets", nargs="+", choices=PRESETS, default=["published"], help=f"default: published; {_PRESETS}"
+    )
+    run.add_argument(
+        "--lam-scales", nargs="+", type=_scale, default=[1.0], help="multiply the strength of the penalty: a trade-off"
+    )
     run.add_argument("--steps", type=_positive, help="optimizer steps (default: each preset's)")
     run.add_argument("--data", type=Path, metavar="DIR", help="folder of the data, for tasks that read files")
     run.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for the results")
+    run.add_argument("--figure", type=Path, metavar="FILE", help="of the trade-off (default: trade_off.png in --out)")
 
 
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, was {value}")
+    return value
+
+
+def _scale(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, was {text}")
     return value
 
 
@@ -113,8 +129,9 @@ def _train(options: argparse.Namespace) -> int:
     if options.resume:
         _take_settings_from(read_checkpoint(out / _run.CHECKPOINT)["settings"], options)
     ablation = options.ablation or "bimt"
-    changes = {name: getattr(options, name) for name in ("seed", "steps", "strategy", "proximal")}
-    preset = replace(ablate(task.preset, ablation), **{k: v for k, v in changes.items() if v is not None})
+    changes = {name: getattr(options, name) for name in _OVERRIDES}
+    preset = ablate(task.presets[options.preset or "published"], ablation)
+    preset = replace(preset, **{k: v for k, v in changes.items() if v is not None})
     try:
         result, model = _run.run(
             task,
@@ -143,32 +160,35 @@ def _take_settings_from(settings: dict[str, Any], options: argparse.Namespace) -
     for name in ("ablation", "backend"):
         if getattr(options, name) is None:
             setattr(options, name, settings.get(name))
-    for name in ("seed", "steps", "strategy", "proximal"):
+    before = settings.get("preset", {})
+    for name in _OVERRIDES:
         if getattr(options, name) is None:
-            setattr(options, name, settings.get("preset", {}).get(name))
+            setattr(options, name, before.get(name))
+    if options.preset is None:
+        options.preset = "proximal" if before.get("proximal") else "published"
 
 
 def _sweep_tasks(options: argparse.Namespace) -> int:
-    results, drawn = [], True
+    results = []
     for name in options.tasks:
         task = TASKS[name]
-        done = _sweep.sweep(
+        results += _sweep.sweep(
             task,
             options.out,
             ablations=options.ablations,
             seeds=options.seeds,
             strategies=options.strategies,
+            presets=options.presets,
+            lam_scales=options.lam_scales,
             steps=options.steps,
             folder=options.data,
             progress=True,
         )
-        drawn &= _sweep.draw(task, done, options.out / f"{name}.png")
-        results += done
     rows = _sweep.summary(results)
     (options.out / "sweep.json").write_text(json.dumps(rows, indent=2) + "\n")
     print(_sweep.table(rows))
     print(f"written: {options.out / 'sweep.json'}")
-    return 0 if drawn else 1
+    return 0 if _sweep.draw(results, options.figure or options.out / "trade_off.png") else 1
 
 
 def _compare_published(wiring: Wiring, preset: Preset) -> dict[str, float]:

@@ -26,6 +26,9 @@ _LINE_WIDTH = 2.4  # points, of a connection's largest weight
 _CROWD = 40  # edges of full strength; beyond, lines get thinner and fainter
 _RASTER = 5000  # edges or dots; beyond, pixels inside a vector file, which would be slow to open otherwise
 _FONT_SIZE, _SMALLEST_FONT = 10.0, 4.0  # points
+# Of methods: colours that those who see two of the three primaries can tell apart, and shapes for everybody else.
+_METHODS = ("#000000", "#E69F00", "#56B4E9", "#CC79A7", "#0072B2", "#009E73", "#D55E00", "#7F7F7F")
+_MARKERS = ("o", "s", "^", "v", "D", "P", "X", "h")
 
 _log = logging.getLogger("bimt_fast")
 
@@ -141,69 +144,135 @@ def loss_curve(
     return ax
 
 
+Runs = Sequence[tuple[float, float, float]]  # (test loss, active connections, wiring length) of each
+
+
 def trade_off(
-    runs: Mapping[str, Sequence[tuple[float, float, float]]],
+    tasks: Mapping[str, Mapping[str, Sequence[Runs]]],
     *,
-    loss_name: str = "test loss",
-    published: float | None = None,
-    title: str | None = None,
+    loss_names: Mapping[str, str] | None = None,
+    published: Mapping[str, float] | None = None,
     path: str | os.PathLike | None = None,
-) -> "tuple[Axes, Axes]":
-    """Draws test loss against active connections, and against wiring length: a small dot a run, a large one a median.
+) -> "list[tuple[Axes, Axes]]":
+    """Draws test loss against active connections, and against wiring length, a row a task.
+
+    A method is a line through the medians of its settings, strengths of the penalty, say; whiskers span the quartiles.
 
     Args:
-        runs: by label, (test loss, active connections, wiring length) of each run; one colour a label.
-        loss_name: for the axis of the loss.
-        published: a test loss to mark by a line.
-        title: above the figure.
+        tasks: by title, by method, the runs with each setting, one a seed; the settings in the order of the line.
+        loss_names: by title, for the axis of the loss.
+        published: by title, a test loss to mark by a line.
         path: where to save the figure as well.
 
     Returns:
-        Both Axes; their figure is `.figure`.
+        Both Axes of each task; their figure is `.figure`.
 
     Raises:
-        ValueError: there are no runs, or matplotlib cannot write such a path.
+        ValueError: a task has no runs, or matplotlib cannot write such a path.
         ImportError: matplotlib is missing.
         OSError: path cannot be written.
     """
     _require_matplotlib()
-    if not any(len(points) for points in runs.values()):
-        raise ValueError("runs must hold at least one run, held none")
+    for title, methods in tasks.items():
+        if not any(len(runs) for settings in methods.values() for runs in settings):
+            raise ValueError(f"tasks must hold runs, {title!r} held none")
+    if not tasks:
+        raise ValueError("tasks must hold at least one, held none")
     if path is not None:
         _check_path(path)
-    from matplotlib import colormaps
+    spare = _new_axes((8.4, 0.3 + 3.1 * len(tasks)))
+    figure = spare.figure
+    spare.remove()
+    names = list(dict.fromkeys(method for methods in tasks.values() for method in methods))
+    styles = {name: (_METHODS[k % len(_METHODS)], _MARKERS[k % len(_MARKERS)]) for k, name in enumerate(names)}
+    rows = figure.subplots(len(tasks), 2, sharey="row", squeeze=False)
+    for axes, (title, methods) in zip(rows, tasks.items(), strict=True):
+        ends = {name: _draw_method(axes, settings, *styles[name]) for name, settings in methods.items()}
+        _decorate_trade_off(axes, title, (loss_names or {}).get(title, "test loss"), (published or {}).get(title))
+        _label_methods(axes[1], ends, styles)
+    for ax, size in zip(rows[-1], ("active connections", "wiring length"), strict=True):
+        ax.set_xlabel(size)
+    if path is not None:
+        _save(rows[0, 0], path)
+    return [tuple(axes) for axes in rows]
+
+
+def _draw_method(axes: "Sequence[Axes]", settings: Sequence[Runs], colour: str, marker: str) -> tuple[float, float]:
+    """Returns where the line of the second axes ends, at its longest wiring."""
+    low, mid, high = np.array(
+        [np.quantile(np.array(r, dtype=float), (0.25, 0.5, 0.75), axis=0) for r in settings]
+    ).swapaxes(0, 1)
+    for ax, size in zip(axes, (1, 2), strict=True):
+        x, y = mid[:, size], mid[:, 0]
+        spread = {"xerr": (x - low[:, size], high[:, size] - x), "yerr": (y - low[:, 0], high[:, 0] - y)}
+        ax.errorbar(x, y, **spread, fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.45)
+        ax.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1.4, markeredgewidth=0)
+    return tuple(mid[mid[:, 2].argmax(), [2, 0]])
+
+
+def _decorate_trade_off(axes: "Sequence[Axes]", title: str, loss_name: str, published: float | None) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    left = _new_axes((9.0, 3.6))
-    figure = left.figure
-    left.remove()
-    axes = figure.subplots(1, 2, sharey=True)
-    for k, (label, points) in enumerate(runs.items()):
-        loss, *sizes = np.array(points, dtype=float).T
-        colour = colormaps["tab10"](k % 10)
-        for ax, size in zip(axes, sizes, strict=True):
-            ax.scatter(size, loss, s=12, color=colour, alpha=0.45, linewidths=0)
-            ax.scatter(np.median(size), np.median(loss), s=70, color=colour, linewidths=0, label=label)
-    for ax, name in zip(axes, ("active connections", "wiring length"), strict=True):
+    for ax in axes:
         ax.set_xscale("log")
         ax.set_yscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value >= 1e-3 else f"{value:.0e}"))
         for axis in (ax.xaxis, ax.yaxis):
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.set_minor_formatter(NullFormatter())
-        ax.set_xlabel(name)
         ax.spines[["top", "right"]].set_visible(False)
         if published is not None:
-            ax.axhline(published, color=_SHEET_EDGE, linewidth=1, linestyle="--", label="published")
+            ax.axhline(published, color=_SHEET_EDGE, linewidth=0.8, linestyle="--", zorder=0)
+    if published is not None:
+        below = axes[0].get_yaxis_transform()
+        axes[0].text(
+            0.99,
+            published,
+            "published",
+            transform=below,
+            ha="right",
+            va="bottom",
+            fontsize=_FONT_SIZE - 2,
+            color=_SHEET_EDGE,
+        )
     axes[0].set_ylabel(loss_name)
-    axes[1].legend(
-        frameon=False, fontsize=_FONT_SIZE - 2, loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=0.6
-    )
-    if title is not None:
-        figure.suptitle(title, fontsize=_FONT_SIZE + 1)
-    if path is not None:
-        _save(axes[0], path)
-    return tuple(axes)
+    axes[0].set_title(title, loc="left", fontsize=_FONT_SIZE)
+
+
+def _label_methods(ax: "Axes", ends: Mapping[str, tuple[float, float]], styles: Mapping[str, tuple[str, str]]) -> None:
+    """Names beside the axes in the order of the lines' ends, apart from each other, each tied to its line."""
+    bottom, top = np.log(ax.get_ylim())
+    order = sorted(ends, key=lambda name: ends[name][1])
+    wanted = [(np.log(ends[name][1]) - bottom) / (top - bottom) for name in order]
+    for name, height in zip(order, _apart(wanted, 0.085), strict=True):
+        colour = styles[name][0]
+        ax.annotate(
+            name,
+            ends[name],
+            xytext=(1.05, height),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=_FONT_SIZE - 1.5,
+            color=colour,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.5, "shrinkB": 3},
+            annotation_clip=False,
+        )
+
+
+def _apart(heights: Sequence[float], gap: float) -> np.ndarray:
+    """Ascending heights moved as little as a few passes find, so that neighbours are `gap` apart, inside [0, 1]."""
+    found = np.array(heights, dtype=float)
+    for _ in range(200):
+        for k in range(1, len(found)):
+            lack = gap - (found[k] - found[k - 1])
+            if lack > 0:
+                found[k - 1] -= lack / 2
+                found[k] += lack / 2
+        found += max(0.0, -found[0]) if len(found) else 0.0
+        found -= max(0.0, found[-1] - 1) if len(found) else 0.0
+    return found
 
 
 class _Layout:

@@ -41,6 +41,7 @@ class Preset:
         dtype: of parameters and data, by its name in torch.
         penalty_scale: distance_scale in the penalty where it is not the wiring's own.
         proximal: whether the penalty shrinks weights behind the step, see bimt_fast.optim.AdamW.
+        lam_scale: multiplies lam throughout; a trade-off between loss and wiring runs through several of them.
     """
 
     shape: tuple[int, ...]
@@ -59,6 +60,7 @@ class Preset:
     dtype: str = "float32"
     penalty_scale: float | None = None
     proximal: bool = False
+    lam_scale: float = 1.0
 
     @property
     def wiring(self) -> dict[str, Any]:
@@ -73,7 +75,7 @@ class Preset:
 
 # What an ablation changes of a preset. Where it swaps, relocation always minimises the wiring's own cost.
 ABLATIONS: dict[str, dict[str, Any]] = {
-    "none": {"lam": ((0.0, 0.0),), "swap_every": None},
+    "none": {"lam": ((0.0, 0.0),), "lam_scale": 1.0, "proximal": False, "swap_every": None},
     "l1": {"penalty_scale": 0.0, "swap_every": None},
     "l1+local": {"swap_every": None},
     "l1+swap": {"penalty_scale": 0.0},
@@ -178,7 +180,7 @@ class _Run:
         top_k = preset.top_k if preset.strategy == "greedy" else None
         start = perf_counter() - history.seconds
         for step in range(self.step, preset.steps):
-            lam = value_at(preset.lam, step / preset.steps)
+            lam = preset.lam_scale * value_at(preset.lam, step / preset.steps)
             for group in optimizer.param_groups:
                 group["lam"], group["bias"] = lam, value_at(preset.bias, step / preset.steps)
             for p in parameters:

@@ -10,9 +10,10 @@ from time import perf_counter
 import pytest
 import torch
 
+from bimt_fast import compat
 from bimt_fast.compat import published
-from bimt_fast.tasks import TASKS, _sweep, mnist
-from bimt_fast.train import train
+from bimt_fast.tasks import TASKS, Task, _run, _sweep, mnist
+from bimt_fast.train import History, train, value_at
 from bimt_fast.wiring import RelocationReport
 
 SEEDS = range(15)
@@ -98,3 +99,77 @@ def test_published_presets_over_seeds(name, tmp_path):
     rows = _sweep.summary(runs)
     print(_sweep.table(rows))
     assert rows[0]["test_loss"] <= worst
+
+
+# The published loop on our data, seed by seed: what is luck of the seed and what is ours.
+NOTEBOOKS = {
+    "independence": compat.symbolic_formulas,
+    "sharing": compat.symbolic_formulas,
+    "compositionality": compat.symbolic_formulas,
+    "permutation_s4": compat.permutation_s4,
+}
+
+
+def run_published_loop(name: str, seed: int) -> dict:
+    """The notebook's loop, on the data and the initial weights that our run with this seed has.
+
+    torch.optim.AdamW on loss + lam * get_cc(), relocation judged by get_cc() with its default arguments, moments that
+    stay behind.
+    """
+    torch.set_num_threads(1)
+    task = TASKS[name]
+    preset = replace(task.preset, seed=seed)
+    dtype = getattr(torch, preset.dtype)
+    data = task.make_data(seed).to(dtype)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        torch.manual_seed(seed)
+        model = _notebook_model(task, preset)
+        history = _train_as_published(task, preset, model, data)
+    finally:
+        torch.set_default_dtype(before)
+    return _run.figures(task, preset, _as_ours(task, preset, model), data, history, "published loop")
+
+
+def _notebook_model(task: Task, preset):
+    """With a token embedding where our model has one."""
+    module = NOTEBOOKS[task.name]
+    if module is compat.symbolic_formulas:
+        return module.BioMLP(shp=preset.shape)
+    size = (preset.shape[-1], preset.shape[0] // 2)
+    return module.BioMLP(shp=preset.shape, token_embedding=True, embedding_size=size)
+
+
+def _train_as_published(task, preset, model, data) -> History:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=preset.lr, weight_decay=0.0)
+    start = perf_counter()
+    for step in range(preset.steps):
+        fraction = step / preset.steps
+        x = model.embedding[data.train_x].flatten(1) if model.token_embedding else data.train_x
+        cost = model.get_cc(weight_factor=preset.distance_scale, bias_penalize=value_at(preset.bias, fraction))
+        optimizer.zero_grad()
+        (task.loss(model(x), data.train_y) + value_at(preset.lam, fraction) * cost).backward()
+        optimizer.step()
+        if (step + 1) % preset.swap_every == 0:
+            model.relocate()
+    return History(100, seconds=perf_counter() - start)
+
+
+@torch.no_grad()
+def _as_ours(task, preset, notebook):
+    """The same network as our class holds it: neurons of inputs and outputs in the caller's order, in their places."""
+    model = task.make_model(preset)
+    place_of_input, place_of_output = notebook.in_perm.argsort(), notebook.out_perm.argsort()
+    for ours, theirs in zip(model.layers, notebook.linears, strict=True):
+        ours.weight.copy_(theirs.linear.weight)
+        ours.bias.copy_(theirs.linear.bias)
+    folds = notebook.linears[0].in_fold
+    first, last = model.layers[0].weight, model.layers[-1]
+    first.copy_(first.unflatten(1, (folds, -1))[..., place_of_input].flatten(1))
+    last.weight.copy_(last.weight[place_of_output])
+    last.bias.copy_(last.bias[place_of_output])
+    if model.embedding is not None:
+        model.embedding.weight.copy_(notebook.embedding)
+    model.wiring.load_permutations({"in": place_of_input, "out": place_of_output})
+    return model

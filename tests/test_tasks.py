@@ -593,15 +593,17 @@ def test_checkpoints_are_written_on_the_way(tmp_path, monkeypatch):
 def test_train_from_the_command_line(tmp_path, capsys, monkeypatch):
     out = tmp_path / "new" / "folder"
     arguments = ["train", "products", "--steps", "20", "--seed", "3", "--ablation", "l1+swap", "--out", str(out)]
-    assert main([*arguments, "--strategy", "assignment", "--backend", "reference", "--proximal"]) == 0
+    arguments += ["--strategy", "matching", "--backend", "reference", "--preset", "proximal", "--lam-scale", "3"]
+    assert main(arguments) == 0
     result = json.loads((out / "result.json").read_text())
-    assert result["preset"]["seed"] == 3 and result["preset"]["strategy"] == "assignment"
+    assert result["preset"]["seed"] == 3 and result["preset"]["strategy"] == "matching"
     assert result["preset"]["proximal"] and result["preset"]["penalty_scale"] == 0
+    assert result["preset"]["lam_scale"] == 3
     assert result["backend"] == "reference" and result["ablation"] == "l1+swap"
     for name in ("network.png", "loss.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     said = capsys.readouterr().out
-    for words in ("3, assignment, l1+swap", "train MSE / test MSE", "structure of the paper found      no"):
+    for words in ("3, matching, l1+swap", "train MSE / test MSE", "structure of the paper found      no"):
         assert words in said
     monkeypatch.setattr(_run, "draw", lambda *arguments: True)
     assert main(["train", "products", "--resume", "--out", str(out)]) == 0  # complete: the same again
@@ -665,7 +667,8 @@ def test_interrupt_and_resume_from_the_command_line(no_pictures, tmp_path, capsy
         (["products", "--seed", "8"], "preset.seed 7, asked for 8"),
         (["products", "--steps", "4"], "preset.steps 3, asked for 4"),
         (["products", "--strategy", "matching"], "preset.strategy 'greedy', asked for 'matching'"),
-        (["products", "--proximal"], "preset.proximal False, asked for True"),
+        (["products", "--preset", "proximal"], "preset.lam "),
+        (["products", "--lam-scale", "2"], "preset.lam_scale 1.0, asked for 2.0"),
         (["products", "--ablation", "none"], "ablation 'bimt', asked for 'none'"),
         (["products", "--backend", "reference"], "asked for 'reference'"),
     ),
@@ -702,6 +705,8 @@ def test_what_the_command_line_refuses(tmp_path, capsys, monkeypatch):
         ["train", "nothing"],
         ["train", "products", "--ablation", "l2"],
         ["train", "products", "--steps", "0"],
+        ["train", "products", "--lam-scale", "0"],
+        ["train", "products", "--preset", "l1"],
     ):
         with pytest.raises(SystemExit):
             main(arguments)
@@ -730,13 +735,32 @@ def test_sweep(tmp_path, capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     head = next(k for k, line in enumerate(lines) if line.startswith("task"))
     assert lines[head].split()[:4] == ["task", "variant", "seeds", "found"] and "0 of 2" in lines[head + 1]
-    assert (tmp_path / "products.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "trade_off.png").read_bytes().startswith(b"\x89PNG")
     monkeypatch.setattr(_sweep, "run", None)  # nothing is run again
     monkeypatch.setattr(_sweep, "draw", lambda *arguments: True)
     assert main(arguments) == 0
     assert capsys.readouterr().out.count("(kept)") == 6
     assert main([*arguments[:-3], "4", "--out", str(tmp_path)]) == 1
     assert "holds a run with another steps: choose another --out" in capsys.readouterr().err
+
+
+def test_what_a_sweep_runs():
+    task = TASKS["products"]
+    found = _sweep.variants(task, ["none", "l1", "bimt"], ["greedy", "matching"], ["published", "proximal"], [0.5, 1])
+    names = ["none", "l1 x0.5", "l1"]
+    names += ["bimt greedy x0.5", "bimt greedy", "bimt matching x0.5", "bimt matching"]
+    names += [name.replace(" x", " proximal x") if " x" in name else f"{name} proximal" for name in names[1:]]
+    assert [_sweep.variant_name(*variant) for variant in found] == names
+    proximal = {name: replace(preset, seed=3) for name, preset in task.presets.items()}["proximal"]
+    lam = [value / published for (_, value), (_, published) in zip(proximal.lam, task.preset.lam, strict=True)]
+    assert lam == pytest.approx([task.proximal_scale] * len(lam)) and proximal.strategy == "assignment"
+
+
+def test_lam_scale_is_a_stronger_penalty(tmp_path):
+    task, preset = short("products", steps=4)
+    scaled, _ = _run.run(task, replace(preset, lam_scale=3.0), tmp_path / "scaled")
+    other = replace(preset, lam=tuple((start, 3 * lam) for start, lam in preset.lam))
+    assert scaled["history"] == _run.run(task, other, tmp_path / "other")[0]["history"]
 
 
 def test_an_interrupted_sweep_goes_on(tmp_path):
@@ -812,15 +836,27 @@ def test_loss_curve_draws_loss_and_penalty():
         plot.loss_curve([])
 
 
-def test_trade_off_draws_runs_and_medians(tmp_path):
-    runs = {"l1": [(1.0, 10, 5.0), (3.0, 30, 7.0), (2.0, 20, 6.0)], "bimt": [(0.5, 8, 2.0)]}
-    left, right = plot.trade_off(runs, published=0.1, title="a task", path=tmp_path / "t.svg")
-    assert [len(c.get_offsets()) for c in left.collections] == [3, 1, 1, 1]
-    assert left.collections[1].get_offsets().tolist() == [[20.0, 2.0]]
-    assert right.collections[1].get_offsets().tolist() == [[6.0, 2.0]]
+def test_trade_off_draws_medians_and_quartiles(tmp_path):
+    l1 = [[(1.0, 10, 5.0), (3.0, 30, 7.0), (2.0, 20, 6.0)], [(4.0, 8, 2.0)]]
+    tasks = {"one": {"l1": l1, "bimt": [[(0.5, 8, 2.0)]]}, "two": {"bimt": [[(0.1, 5, 1.0)]]}}
+    (left, right), (other, _) = plot.trade_off(tasks, published={"one": 0.1}, path=tmp_path / "t.svg")
+    line = next(x for x in left.lines if len(x.get_xdata()) == 2 and x.get_marker() == "o")
+    assert line.get_xdata().tolist() == [20, 8] and line.get_ydata().tolist() == [2, 4]
+    whiskers = [segment.tolist() for c in right.collections for segment in c.get_segments()]
+    assert [[5.5, 2.0], [6.5, 2.0]] in whiskers and [[6.0, 1.5], [6.0, 2.5]] in whiskers
+    assert [text.get_text() for text in right.texts] == ["bimt", "l1"]
+    colours = {ax: {x.get_color() for x in ax.lines if x.get_marker() == "s"} for ax in (left, other)}
+    assert len(colours[left]) == 1 and colours[left] == colours[other], "a method looks the same in every row"
     assert (tmp_path / "t.svg").stat().st_size > 1000
-    with pytest.raises(ValueError, match="runs must hold at least one run"):
-        plot.trade_off({"l1": []})
+    for tasks, words in (({}, "tasks must hold at least one"), ({"one": {"l1": []}}, "'one' held none")):
+        with pytest.raises(ValueError, match=words):
+            plot.trade_off(tasks)
+
+
+def test_labels_stand_apart():
+    assert plot._apart([0.5, 0.5, 0.9], 0.1) == pytest.approx([0.45, 0.55, 0.9])
+    crowded = plot._apart([0.0, 0.0, 0.01], 0.1)
+    assert crowded == pytest.approx([0, 0.1, 0.2], abs=1e-3)
 
 
 def test_presets_survive_json():

@@ -11,7 +11,7 @@ from . import (
     sharing,
     two_moons,
 )
-from ._task import ACTIVE, Data, Task
+from ._task import ACTIVE, PRESETS, Data, Task
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -29,4 +29,4 @@ TASKS: dict[str, Task] = {
     )
 }
 
-__all__ = ["ACTIVE", "TASKS", "Data", "Task"]
+__all__ = ["ACTIVE", "PRESETS", "TASKS", "Data", "Task"]

@@ -2,8 +2,9 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,19 +16,34 @@ from ._task import Task
 
 
 def variants(
-    preset: Preset, ablations: Iterable[str], strategies: Sequence[str] | None
-) -> Iterator[tuple[str, Preset]]:
-    """(ablation, preset) of each; where nothing swaps, strategies make no difference and the preset's own stays."""
-    for ablation in ablations:
-        ablated = ablate(preset, ablation)
-        swaps = ablated.swap_every is not None
-        for strategy in (strategies or [preset.strategy]) if swaps else [preset.strategy]:
-            yield ablation, replace(ablated, strategy=strategy)
+    task: Task,
+    ablations: Iterable[str],
+    strategies: Sequence[str] | None = None,
+    presets: Iterable[str] = ("published",),
+    lam_scales: Sequence[float] = (1.0,),
+) -> list[tuple[str, Preset]]:
+    """(ablation, preset) of each, once: where nothing swaps strategies make no difference, nor lam where it is 0."""
+    found = []
+    for name, ablation in product(presets, ablations):
+        preset = ablate(task.presets[name], ablation)
+        swaps, charged = preset.swap_every is not None, ablation != "none"
+        for strategy in strategies or [preset.strategy] if swaps else [task.preset.strategy]:
+            for scale in lam_scales if charged else [1.0]:
+                variant = ablation, replace(preset, strategy=strategy, lam_scale=scale)
+                if variant not in found:
+                    found.append(variant)
+    return found
+
+
+def method_name(ablation: str, preset: Preset) -> str:
+    """A variant whatever the strength of its penalty: "bimt greedy", "bimt assignment proximal"."""
+    strategy = "" if preset.swap_every is None else f" {preset.strategy}"
+    return f"{ablation}{strategy}{' proximal' if preset.proximal else ''}"
 
 
 def variant_name(ablation: str, preset: Preset) -> str:
-    """What the table calls it, and its folder: "bimt greedy"."""
-    return ablation if preset.swap_every is None else f"{ablation} {preset.strategy}"
+    """What the table calls it, and its folder: "bimt greedy x0.3" where lam is scaled."""
+    return method_name(ablation, preset) + ("" if preset.lam_scale == 1 else f" x{preset.lam_scale:g}")
 
 
 def sweep(
@@ -37,6 +53,8 @@ def sweep(
     ablations: Sequence[str],
     seeds: Sequence[int],
     strategies: Sequence[str] | None = None,
+    presets: Sequence[str] = ("published",),
+    lam_scales: Sequence[float] = (1.0,),
     steps: int | None = None,
     folder: Path | None = None,
     progress: bool = False,
@@ -48,7 +66,7 @@ def sweep(
     Args:
         task: the experiment.
         out: folder for all runs.
-        ablations, seeds, strategies: to run; strategies None: the preset's.
+        ablations, seeds, strategies, presets, lam_scales: to run; strategies None: each preset's.
         steps: of each run; None: the preset's.
         folder: of the data, for tasks that read files.
         progress: shows a bar for each run.
@@ -59,11 +77,10 @@ def sweep(
     Raises:
         ValueError: a folder holds a run with other settings.
     """
-    preset = task.preset if steps is None else replace(task.preset, steps=steps)
     results = []
-    for ablation, variant in variants(preset, ablations, strategies):
+    for ablation, variant in variants(task, ablations, strategies, presets, lam_scales):
         for seed in seeds:
-            one = replace(variant, seed=seed)
+            one = replace(variant, seed=seed, steps=steps or variant.steps)
             place = out / task.name / variant_name(ablation, one).replace(" ", "-") / f"seed{seed}"
             result = _complete(place, one)
             kept = result is not None
@@ -162,19 +179,22 @@ def _or_dash(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def draw(task: Task, results: Sequence[Mapping[str, Any]], path: Path) -> bool:
+def draw(results: Sequence[Mapping[str, Any]], path: Path) -> bool:
     """Test loss against active connections and wiring length; says what was written, or why nothing was."""
-    runs: dict[str, list[tuple[float, float, float]]] = {}
+    tasks: dict[str, dict[str, dict[float, list[tuple[float, float, float]]]]] = {}
     for r in results:
+        preset = Preset(**r["preset"])
+        settings = tasks.setdefault(r["task"], {}).setdefault(method_name(r["ablation"], preset), {})
         point = (r["test_loss"], r["connections"]["active"], r["wiring_length"])
-        runs.setdefault(variant_name(r["ablation"], Preset(**r["preset"])), []).append(point)
+        settings.setdefault(preset.lam_scale, []).append(point)
+    lines = {
+        task: {method: [runs for _, runs in sorted(settings.items())] for method, settings in methods.items()}
+        for task, methods in tasks.items()
+    }
+    published = {r["task"]: r["published"]["test_loss"] for r in results if "test_loss" in r["published"]}
     try:
         plot.trade_off(
-            runs,
-            loss_name=f"test {task.loss_name}",
-            published=task.published.get("test_loss"),
-            title=task.name,
-            path=path,
+            lines, loss_names={r["task"]: f"test {r['loss']}" for r in results}, published=published, path=path
         )
     except ImportError as error:
         print(f"no picture: {error}", file=sys.stderr)

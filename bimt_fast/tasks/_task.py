@@ -1,13 +1,14 @@
 """What every experiment is made of."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor, nn
 
 from ..train import Preset, Schedule
 
+PRESETS = "published", "proximal"  # of every experiment
 ACTIVE = 0.05  # a connection counts as active where |w| is above
 _ROWS = 5000  # that are evaluated at once
 
@@ -51,6 +52,7 @@ class Task:
         reads_files: whether the data come from files.
         layers: groups of the picture from bottom to top, where the wiring alone does not say.
         describe: structure figures -> rows (name, value) of the table; None: every figure is a row.
+        proximal_scale: how much stronger lam has to be where the penalty shrinks weights behind the step.
     """
 
     name: str
@@ -66,6 +68,17 @@ class Task:
     reads_files: bool = False
     layers: tuple[str, ...] | None = None
     describe: Callable[[dict], Sequence[tuple[str, str]]] | None = None
+    proximal_scale: float = 100.0
+
+    @property
+    def presets(self) -> dict[str, Preset]:
+        """By name: the settings "published", and ours with exact relocation and "proximal" zeros.
+
+        Adam rescales a penalty in the gradient and not one behind the step, so the same lam means another strength.
+        """
+        stronger = tuple((start, self.proximal_scale * lam) for start, lam in self.preset.lam)
+        proximal = replace(self.preset, lam=stronger, proximal=True, strategy="assignment")
+        return dict(zip(PRESETS, (self.preset, proximal), strict=True))
 
 
 @torch.no_grad()
