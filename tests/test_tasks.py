@@ -751,9 +751,14 @@ def test_what_a_sweep_runs():
     names += ["bimt greedy x0.5", "bimt greedy", "bimt matching x0.5", "bimt matching"]
     names += [name.replace(" x", " proximal x") if " x" in name else f"{name} proximal" for name in names[1:]]
     assert [_sweep.variant_name(*variant) for variant in found] == names
-    proximal = {name: replace(preset, seed=3) for name, preset in task.presets.items()}["proximal"]
-    lam = [value / published for (_, value), (_, published) in zip(proximal.lam, task.preset.lam, strict=True)]
-    assert lam == pytest.approx([task.proximal_scale] * len(lam)) and proximal.strategy == "assignment"
+
+
+def test_the_proximal_preset():
+    task = replace(TASKS["products"], proximal_scale=50.0)
+    published, proximal = task.presets.values()
+    assert published == task.preset and [start for start, _ in proximal.lam] == [start for start, _ in published.lam]
+    assert [lam for _, lam in proximal.lam] == pytest.approx([0.05, 0.5, 0.5]), "stronger, and no fall at the end"
+    assert proximal.proximal and proximal.strategy == "assignment"
 
 
 def test_lam_scale_is_a_stronger_penalty(tmp_path):

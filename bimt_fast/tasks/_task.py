@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -74,9 +75,13 @@ class Task:
     def presets(self) -> dict[str, Preset]:
         """By name: the settings "published", and ours with exact relocation and "proximal" zeros.
 
-        Adam rescales a penalty in the gradient and not one behind the step, so the same lam means another strength.
+        Adam rescales a penalty in the gradient and not one behind the step, so the same lam means another strength; and
+        lam does not fall again towards the end, since zeros would grow back.
         """
-        stronger = tuple((start, self.proximal_scale * lam) for start, lam in self.preset.lam)
+        strongest = accumulate((lam for _, lam in self.preset.lam), max)
+        stronger = tuple(
+            (start, self.proximal_scale * lam) for (start, _), lam in zip(self.preset.lam, strongest, strict=True)
+        )
         proximal = replace(self.preset, lam=stronger, proximal=True, strategy="assignment")
         return dict(zip(PRESETS, (self.preset, proximal), strict=True))
 
