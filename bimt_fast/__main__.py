@@ -130,7 +130,7 @@ def _train(options: argparse.Namespace) -> int:
         _take_settings_from(read_checkpoint(out / _run.CHECKPOINT)["settings"], options)
     ablation = options.ablation or "bimt"
     changes = {name: getattr(options, name) for name in _OVERRIDES}
-    preset = ablate(task.presets[options.preset or "published"], ablation)
+    preset = ablate(task.settings(options.preset or "published"), ablation)
     preset = replace(preset, **{k: v for k, v in changes.items() if v is not None})
     try:
         result, model = _run.run(
@@ -169,9 +169,11 @@ def _take_settings_from(settings: dict[str, Any], options: argparse.Namespace) -
 
 
 def _sweep_tasks(options: argparse.Namespace) -> int:
-    results = []
-    for name in options.tasks:
-        task = TASKS[name]
+    tasks, results = [TASKS[name] for name in options.tasks], []
+    for task in tasks:
+        for name in options.presets:
+            task.settings(name)  # what an experiment does not have is said before the first runs
+    for task in tasks:
         results += _sweep.sweep(
             task,
             options.out,

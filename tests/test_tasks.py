@@ -19,7 +19,7 @@ import bimt_fast as bf
 from bimt_fast import plot
 from bimt_fast.__main__ import main
 from bimt_fast.compat import published
-from bimt_fast.tasks import TASKS, Data, _run, _sweep, in_context, mnist, permutation_s4
+from bimt_fast.tasks import PRESETS, TASKS, Data, _run, _sweep, in_context, mnist, permutation_s4
 from bimt_fast.train import ABLATIONS, Checkpoint, Preset, ablate, train
 
 SMALL = [name for name in TASKS if name != "mnist_wide"]
@@ -698,6 +698,8 @@ def test_what_the_command_line_refuses(tmp_path, capsys, monkeypatch):
         (["train", "mnist"], "no MNIST found"),
         (["train", "mnist", "--data", "full"], "no MNIST in full"),
         (["train", "products", "--backend", "cuda"], "cuda"),
+        (["train", "mnist", "--preset", "proximal"], "preset must be one that mnist has, was 'proximal'"),
+        (["sweep", "products", "mnist", "--presets", "proximal", "--out", "s"], "one that mnist has, was 'proximal'"),
     ):
         assert main(arguments) == 1, arguments
         assert words in capsys.readouterr().err
@@ -755,7 +757,7 @@ def test_what_a_sweep_runs():
 
 def test_the_proximal_preset():
     task = replace(TASKS["products"], proximal_scale=50.0)
-    published, proximal = task.presets.values()
+    published, proximal = map(task.settings, PRESETS)
     assert published == task.preset and [start for start, _ in proximal.lam] == [start for start, _ in published.lam]
     assert [lam for _, lam in proximal.lam] == pytest.approx([0.05, 0.5, 0.5]), "stronger, and no fall at the end"
     assert proximal.proximal and proximal.strategy == "assignment"

@@ -25,7 +25,7 @@ def variants(
     """(ablation, preset) of each, once: where nothing swaps strategies make no difference, nor lam where it is 0."""
     found = []
     for name, ablation in product(presets, ablations):
-        preset = ablate(task.presets[name], ablation)
+        preset = ablate(task.settings(name), ablation)
         swaps, charged = preset.swap_every is not None, ablation != "none"
         for strategy in strategies or [preset.strategy] if swaps else [task.preset.strategy]:
             for scale in lam_scales if charged else [1.0]:
@@ -75,7 +75,7 @@ def sweep(
         The results, seeds fastest.
 
     Raises:
-        ValueError: a folder holds a run with other settings.
+        ValueError: a folder holds a run with other settings, the experiment has no such preset.
     """
     results = []
     for ablation, variant in variants(task, ablations, strategies, presets, lam_scales):

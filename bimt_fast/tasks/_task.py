@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..train import Preset, Schedule
 
-PRESETS = "published", "proximal"  # of every experiment
+PRESETS = "published", "proximal"
 ACTIVE = 0.05  # a connection counts as active where |w| is above
 _ROWS = 5000  # that are evaluated at once
 
@@ -53,7 +53,8 @@ class Task:
         reads_files: whether the data come from files.
         layers: groups of the picture from bottom to top, where the wiring alone does not say.
         describe: structure figures -> rows (name, value) of the table; None: every figure is a row.
-        proximal_scale: how much stronger lam has to be where the penalty shrinks weights behind the step.
+        proximal_scale: how much stronger lam has to be where the penalty shrinks weights behind the step; None: not
+            known, and no such preset.
     """
 
     name: str
@@ -69,21 +70,24 @@ class Task:
     reads_files: bool = False
     layers: tuple[str, ...] | None = None
     describe: Callable[[dict], Sequence[tuple[str, str]]] | None = None
-    proximal_scale: float = 100.0
+    proximal_scale: float | None = None
 
-    @property
-    def presets(self) -> dict[str, Preset]:
-        """By name: the settings "published", and ours with exact relocation and "proximal" zeros.
+    def settings(self, preset: str) -> Preset:
+        """The settings of that name: "published", or "proximal", ours, with exact zeros and exact relocation.
 
         Adam rescales a penalty in the gradient and not one behind the step, so the same lam means another strength; and
         lam does not fall again towards the end, since zeros would grow back.
+
+        Raises:
+            ValueError: the experiment has none of that name.
         """
-        strongest = accumulate((lam for _, lam in self.preset.lam), max)
-        stronger = tuple(
-            (start, self.proximal_scale * lam) for (start, _), lam in zip(self.preset.lam, strongest, strict=True)
-        )
-        proximal = replace(self.preset, lam=stronger, proximal=True, strategy="assignment")
-        return dict(zip(PRESETS, (self.preset, proximal), strict=True))
+        if preset == "published":
+            return self.preset
+        if preset != "proximal" or self.proximal_scale is None:
+            raise ValueError(f"preset must be one that {self.name} has, was {preset!r}")
+        strongest = accumulate(self.preset.lam, lambda before, now: (now[0], max(before[1], now[1])))
+        lam = tuple((start, self.proximal_scale * value) for start, value in strongest)
+        return replace(self.preset, lam=lam, proximal=True, strategy="assignment")
 
 
 @torch.no_grad()

@@ -87,4 +87,5 @@ TASK = Task(
     loss=nn.functional.mse_loss,
     structure=structure,
     describe=describe,
+    proximal_scale=100.0,
 )
