@@ -199,9 +199,7 @@ def trade_off(
 
 def _draw_method(axes: "Sequence[Axes]", settings: Sequence[Runs], colour: str, marker: str) -> tuple[float, float]:
     """Returns where the line of the second axes ends, at its longest wiring."""
-    low, mid, high = np.array(
-        [np.quantile(np.array(r, dtype=float), (0.25, 0.5, 0.75), axis=0) for r in settings]
-    ).swapaxes(0, 1)
+    low, mid, high = np.stack([np.quantile(np.array(runs, float), (0.25, 0.5, 0.75), axis=0) for runs in settings], 1)
     for ax, size in zip(axes, (1, 2), strict=True):
         x, y = mid[:, size], mid[:, 0]
         spread = {"xerr": (x - low[:, size], high[:, size] - x), "yerr": (y - low[:, 0], high[:, 0] - y)}
@@ -216,27 +214,18 @@ def _decorate_trade_off(axes: "Sequence[Axes]", title: str, loss_name: str, publ
     for ax in axes:
         ax.set_xscale("log")
         ax.set_yscale("log")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value >= 1e-3 else f"{value:.0e}"))
         for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(
+                FuncFormatter(lambda x, _: f"{x:g}" if x >= 0.01 else f"{x:.0e}".replace("e-0", "e-"))
+            )
             axis.set_minor_formatter(NullFormatter())
         ax.spines[["top", "right"]].set_visible(False)
         if published is not None:
             ax.axhline(published, color=_SHEET_EDGE, linewidth=0.8, linestyle="--", zorder=0)
     if published is not None:
-        below = axes[0].get_yaxis_transform()
-        axes[0].text(
-            0.99,
-            published,
-            "published",
-            transform=below,
-            ha="right",
-            va="bottom",
-            fontsize=_FONT_SIZE - 2,
-            color=_SHEET_EDGE,
-        )
+        words = {"ha": "right", "va": "bottom", "fontsize": _FONT_SIZE - 2, "color": _SHEET_EDGE}
+        axes[0].text(0.99, published, "published", transform=axes[0].get_yaxis_transform(), **words)
     axes[0].set_ylabel(loss_name)
     axes[0].set_title(title, loc="left", fontsize=_FONT_SIZE)
 
@@ -248,17 +237,9 @@ def _label_methods(ax: "Axes", ends: Mapping[str, tuple[float, float]], styles: 
     wanted = [(np.log(ends[name][1]) - bottom) / (top - bottom) for name in order]
     for name, height in zip(order, _apart(wanted, 0.085), strict=True):
         colour = styles[name][0]
-        ax.annotate(
-            name,
-            ends[name],
-            xytext=(1.05, height),
-            textcoords="axes fraction",
-            va="center",
-            fontsize=_FONT_SIZE - 1.5,
-            color=colour,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.5, "shrinkB": 3},
-            annotation_clip=False,
-        )
+        tie = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.5, "shrinkB": 3, "relpos": (0, 0.5)}
+        place = {"xytext": (1.05, height), "textcoords": "axes fraction", "va": "center", "annotation_clip": False}
+        ax.annotate(name, ends[name], **place, fontsize=_FONT_SIZE - 1.5, color=colour, arrowprops=tie)
 
 
 def _apart(heights: Sequence[float], gap: float) -> np.ndarray:
@@ -270,8 +251,8 @@ def _apart(heights: Sequence[float], gap: float) -> np.ndarray:
             if lack > 0:
                 found[k - 1] -= lack / 2
                 found[k] += lack / 2
-        found += max(0.0, -found[0]) if len(found) else 0.0
-        found -= max(0.0, found[-1] - 1) if len(found) else 0.0
+        found += max(0.0, -found[0])
+        found -= max(0.0, found[-1] - 1)
     return found
 
 
