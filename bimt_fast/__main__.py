@@ -21,7 +21,7 @@ from .tasks import PRESETS, TASKS, Task, _run, _sweep
 from .train import ABLATIONS, Preset, ablate, read_checkpoint
 from .wiring import STRATEGIES, Wiring
 
-_PRESETS = "proximal shrinks weights behind each step, to exact zeros, and relocates exactly"
+_PRESETS = "proximal shrinks weights to exact zeros behind each step; reliable searches for the structure"
 _OVERRIDES = "seed", "steps", "strategy", "lam_scale"  # options of train that replace a preset's setting
 
 
@@ -165,7 +165,7 @@ def _take_settings_from(settings: dict[str, Any], options: argparse.Namespace) -
         if getattr(options, name) is None:
             setattr(options, name, before.get(name))
     if options.preset is None:
-        options.preset = "proximal" if before.get("proximal") else "published"
+        options.preset = before.get("name")
 
 
 def _sweep_tasks(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The training loop: loss, penalty, schedules, relocation, checkpoints, progress."""
+"""The training loop: loss, penalty, schedules, relocation, merges, checkpoints, progress."""
 
 import os
 import signal
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .merging import MergeSearch, prune_
 from .optim import AdamW
 from .wiring import Wiring
 
@@ -29,8 +30,9 @@ class Preset:
     Attributes:
         shape: widths of the network.
         steps: optimizer steps.
-        lr: learning rate of AdamW, without weight decay.
+        lr: learning rate of AdamW, without weight decay; by fraction of the steps where it changes.
         lam: strength of the penalty, by fraction of the steps.
+        smooth: whether lr and lam go from one value to the next geometrically, not in one step.
         bias: whether biases are charged, by fraction of the steps.
         base_length, distance_scale: of the wiring.
         swap_every: steps between relocations; None: none.
@@ -42,11 +44,15 @@ class Preset:
         penalty_scale: distance_scale in the penalty where it is not the wiring's own.
         proximal: whether the penalty shrinks weights behind the step, see bimt_fast.optim.AdamW.
         lam_scale: multiplies lam throughout; a trade-off between loss and wiring runs through several of them.
+        merge: between which fractions of the steps merges of neurons are tried, see bimt_fast.merging; None: nowhere.
+        merge_every: steps after which a merge on trial is judged.
+        prune_from: fraction of the steps from which connections of |w| <= 0.05 are zero and stay zero; None: never.
+        name: of the settings: published, or what was made of them.
     """
 
     shape: tuple[int, ...]
     steps: int
-    lr: float
+    lr: float | Schedule
     lam: Schedule
     bias: Schedule
     base_length: float
@@ -61,6 +67,11 @@ class Preset:
     penalty_scale: float | None = None
     proximal: bool = False
     lam_scale: float = 1.0
+    smooth: bool = False
+    merge: tuple[float, float] | None = None
+    merge_every: int = 500
+    prune_from: float | None = None
+    name: str = "published"
 
     @property
     def wiring(self) -> dict[str, Any]:
@@ -75,7 +86,14 @@ class Preset:
 
 # What an ablation changes of a preset. Where it swaps, relocation always minimises the wiring's own cost.
 ABLATIONS: dict[str, dict[str, Any]] = {
-    "none": {"lam": ((0.0, 0.0),), "lam_scale": 1.0, "proximal": False, "swap_every": None},
+    "none": {
+        "lam": ((0.0, 0.0),),
+        "lam_scale": 1.0,
+        "proximal": False,
+        "swap_every": None,
+        "merge": None,
+        "prune_from": None,
+    },
     "l1": {"penalty_scale": 0.0, "swap_every": None},
     "l1+local": {"swap_every": None},
     "l1+swap": {"penalty_scale": 0.0},
@@ -111,11 +129,50 @@ class History:
     swaps: int = 0
     seconds: float = 0.0
     relocation_seconds: float = 0.0
+    merges_tried: int = 0
+    merges_kept: int = 0
 
 
-def value_at(schedule: Schedule, fraction: float) -> Any:
-    """The schedule's value at a fraction of the steps in [0, 1)."""
-    return [value for start, value in schedule if start <= fraction][-1]
+def value_at(schedule: Schedule, fraction: float, smooth: bool = False) -> Any:
+    """The schedule's value at a fraction of the steps in [0, 1]; smooth: on the geometric way to the next one."""
+    start, value = [point for point in schedule if point[0] <= fraction][-1]
+    later = [point for point in schedule if point[0] > fraction]
+    if not smooth or not later:
+        return value
+    end, target = later[0]
+    return value * (target / value) ** ((fraction - start) / (end - start))
+
+
+def reliable(preset: Preset) -> Preset:
+    """The recipe that finds the structure most often, for the same network, data and number of steps.
+
+    Half of the steps: lam rises to the strongest of the preset, biases free, exact relocation. Then merges of neurons
+    (bimt_fast.merging) at half of that lam. Then small connections are pruned, and the rest is trained while lam falls.
+
+    Args:
+        preset: of a bimt_fast.nn.BioMLP that is trained on all points at each step.
+    """
+    strongest = max(value for _, value in preset.lam)
+    weakest = strongest / 10
+    return replace(
+        preset,
+        name="reliable",
+        lam=(
+            (0.0, weakest),
+            (0.375, strongest),
+            (0.45, strongest),
+            (0.5, strongest / 2),
+            (0.85, strongest / 2),
+            (0.925, weakest),
+            (1.0, weakest / 10),
+        ),
+        lr=((0.0, preset.lr), (0.925, preset.lr), (1.0, preset.lr / 4)),
+        smooth=True,
+        bias=((0.0, False),),
+        strategy="assignment",
+        merge=(0.5, 0.85),
+        prune_from=0.85,
+    )
 
 
 def train(
@@ -126,6 +183,7 @@ def train(
     *,
     progress: bool = False,
     every: int = 100,
+    inputs: Tensor | None = None,
     checkpoint: "Checkpoint | None" = None,
     resume: bool = False,
 ) -> History:
@@ -139,6 +197,8 @@ def train(
         preset: its shape and seed are the caller's business, all else is used here.
         progress: shows a bar (tqdm, if installed).
         every: steps between rows of the history.
+        inputs: that merges are judged by, as the model takes them; needed where the preset merges, and loss has to be
+            the same function at each step then.
         checkpoint: where to keep the state: about once a minute, at the end, and on Ctrl-C.
         resume: goes on from the checkpoint, to the same bits as a run that was never interrupted.
 
@@ -147,12 +207,15 @@ def train(
         second Ctrl-C at once), else where it falls; a relocation that it interrupts is undone.
 
     Raises:
-        ValueError: resume without a checkpoint, or the checkpoint is of another run.
+        TypeError: neurons of the model are to be merged and cannot, see bimt_fast.merging.
+        ValueError: resume without a checkpoint, the checkpoint is of another run, or merges without inputs.
         OSError: there is no checkpoint to resume, or it cannot be written.
     """
     if resume and checkpoint is None:
         raise ValueError("resume needs a checkpoint, was given none")
-    run = _Run(model, wiring, loss, preset, History(every))
+    if preset.merge is not None and inputs is None:
+        raise ValueError("inputs must be given where the preset merges neurons, were None")
+    run = _Run(model, wiring, loss, preset, History(every), inputs)
     if resume:
         run.load(checkpoint.load())
     with _threads_for(model), _progress_bar(preset.steps, run.step, progress) as bar:
@@ -166,33 +229,49 @@ def train(
 class _Run:
     """A training run between two steps."""
 
-    def __init__(self, model, wiring, loss, preset: Preset, history: History) -> None:
+    def __init__(self, model, wiring, loss, preset: Preset, history: History, inputs: Tensor | None) -> None:
         self.model, self.wiring, self.loss, self.preset, self.history = model, wiring, loss, preset, history
         scale = {"distance_scale": preset.penalty_scale, "proximal": preset.proximal}
-        self.optimizer = AdamW(wiring, model.parameters(), lr=preset.lr, **scale)
+        self.optimizer = AdamW(wiring, model.parameters(), **scale)
+        self.search = None if preset.merge is None else MergeSearch(model, self.optimizer, inputs, self.objective)
+        self.prune_at = None if preset.prune_from is None else round(preset.prune_from * preset.steps)
         self.step = 0
+
+    @torch.no_grad()
+    def objective(self) -> float:
+        """The loss and the penalty as they are charged now."""
+        charged = self.optimizer.param_groups[0]
+        cost = self.wiring.cost(charged["bias"], charged["distance_scale"])
+        return self.loss(self.model).item() + charged["lam"] * cost.item()
 
     def go(self, bar: Callable, after_step: Callable[[], None] | None = None) -> None:
         """All steps that are left."""
         preset, history, optimizer, wiring = self.preset, self.history, self.optimizer, self.wiring
         model, loss, every = self.model, self.loss, self.history.every
         parameters = list(model.parameters())
+        wired = [model.get_parameter(name) for name in wiring.axes]
         top_k = preset.top_k if preset.strategy == "greedy" else None
         start = perf_counter() - history.seconds
         for step in range(self.step, preset.steps):
-            lam = preset.lam_scale * value_at(preset.lam, step / preset.steps)
-            for group in optimizer.param_groups:
-                group["lam"], group["bias"] = lam, value_at(preset.bias, step / preset.steps)
+            lam = self.set_schedules(step / preset.steps)
+            if step == self.prune_at:
+                prune_(model)
+                optimizer.state.clear()
             for p in parameters:
                 p.grad = None
             value = loss(model)
             value.backward()
+            if self.prune_at is not None and step >= self.prune_at:
+                for p in wired:
+                    p.grad.mul_(p.detach() != 0)
             optimizer.update()
             if preset.swap_every and (step + 1) % preset.swap_every == 0:
                 report = wiring.relocate(preset.strategy, top_k=top_k)
                 history.relocations += 1
                 history.swaps += report.swaps
                 history.relocation_seconds += report.seconds
+            if self.search is not None:
+                self.search_merges(step + 1)
             if step % every == 0 or step == preset.steps - 1:
                 cost = optimizer.cost.item()
                 history.rows.append((step, value.item(), cost, lam))
@@ -203,6 +282,23 @@ class _Run:
                 after_step()
         history.seconds = perf_counter() - start
 
+    def set_schedules(self, fraction: float) -> float:
+        """Puts lr, lam and the charge on biases into the optimizer; returns lam."""
+        preset = self.preset
+        lr = preset.lr if isinstance(preset.lr, float) else value_at(preset.lr, fraction, preset.smooth)
+        lam = preset.lam_scale * value_at(preset.lam, fraction, preset.smooth)
+        for group in self.optimizer.param_groups:
+            group["lr"], group["lam"], group["bias"] = lr, lam, value_at(preset.bias, fraction)
+        return lam
+
+    def search_merges(self, done: int) -> None:
+        """Between steps, of which so many are done."""
+        every = self.preset.merge_every
+        start, end = (round(fraction * self.preset.steps) for fraction in self.preset.merge)
+        if start <= done <= end and (done - start) % every == 0:
+            self.search.step(last=done + every > end)
+            self.history.merges_tried, self.history.merges_kept = self.search.tried, self.search.kept
+
     def state(self) -> dict[str, Any]:
         return {
             "step": self.step,
@@ -211,6 +307,7 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
             "history": asdict(self.history),
+            **({} if self.search is None else {"search": self.search.state_dict()}),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -220,6 +317,8 @@ class _Run:
         torch.set_rng_state(state["random"])
         self.history = History(**state["history"])
         self.step = state["step"]
+        if self.search is not None:
+            self.search.load_state_dict(state["search"])
 
 
 def _go_and_save(run: _Run, bar: Callable, checkpoint: "Checkpoint") -> None:

@@ -69,6 +69,7 @@ def run(
             task_loss(task, data, preset.batch),
             preset,
             progress=progress,
+            inputs=data.train_x if preset.batch is None else None,
             checkpoint=Checkpoint(out / CHECKPOINT, settings),
             resume=resume,
         )
@@ -138,6 +139,7 @@ def figures(
             "swaps": history.swaps,
             "milliseconds": 1e3 * history.relocation_seconds / max(history.relocations, 1),
         },
+        **({} if preset.merge is None else {"merges": {"tried": history.merges_tried, "kept": history.merges_kept}}),
         "history": {"columns": ["step", "loss", "cost", "lam"], "rows": [list(row) for row in history.rows]},
     }
 

@@ -38,7 +38,7 @@ def variants(
 def method_name(ablation: str, preset: Preset) -> str:
     """A variant whatever the strength of its penalty: "bimt greedy", "bimt assignment proximal"."""
     strategy = "" if preset.swap_every is None else f" {preset.strategy}"
-    return f"{ablation}{strategy}{' proximal' if preset.proximal else ''}"
+    return f"{ablation}{strategy}{'' if preset.name == 'published' else f' {preset.name}'}"
 
 
 def variant_name(ablation: str, preset: Preset) -> str:

@@ -7,9 +7,9 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from ..train import Preset, Schedule
+from ..train import Preset, Schedule, reliable
 
-PRESETS = "published", "proximal"
+PRESETS = "published", "proximal", "reliable"
 ACTIVE = 0.05  # a connection counts as active where |w| is above
 _ROWS = 5000  # that are evaluated at once
 
@@ -55,6 +55,7 @@ class Task:
         describe: structure figures -> rows (name, value) of the table; None: every figure is a row.
         proximal_scale: how much stronger lam has to be where the penalty shrinks weights behind the step; None: not
             known, and no such preset.
+        merges: whether bimt_fast.train.reliable suits the network and its training.
     """
 
     name: str
@@ -71,9 +72,11 @@ class Task:
     layers: tuple[str, ...] | None = None
     describe: Callable[[dict], Sequence[tuple[str, str]]] | None = None
     proximal_scale: float | None = None
+    merges: bool = False
 
     def settings(self, preset: str) -> Preset:
-        """The settings of that name: "published", or "proximal", ours, with exact zeros and exact relocation.
+        """The settings of that name: "published"; ours are "proximal", with exact zeros and exact relocation, and
+        "reliable", which searches for the structure, see bimt_fast.train.reliable.
 
         Adam rescales a penalty in the gradient and not one behind the step, so the same lam means another strength; and
         lam does not fall again towards the end, since zeros would grow back.
@@ -83,11 +86,13 @@ class Task:
         """
         if preset == "published":
             return self.preset
+        if preset == "reliable" and self.merges:
+            return reliable(self.preset)
         if preset != "proximal" or self.proximal_scale is None:
             raise ValueError(f"preset must be one that {self.name} has, was {preset!r}")
         strongest = accumulate(self.preset.lam, lambda before, now: (now[0], max(before[1], now[1])))
         lam = tuple((start, self.proximal_scale * value) for start, value in strongest)
-        return replace(self.preset, lam=lam, proximal=True, strategy="assignment")
+        return replace(self.preset, lam=lam, proximal=True, strategy="assignment", name=preset)
 
 
 @torch.no_grad()

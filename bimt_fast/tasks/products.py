@@ -88,4 +88,5 @@ TASK = Task(
     structure=structure,
     describe=describe,
     proximal_scale=100.0,
+    merges=True,
 )
