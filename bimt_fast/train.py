@@ -146,29 +146,30 @@ def value_at(schedule: Schedule, fraction: float, smooth: bool = False) -> Any:
 def reliable(preset: Preset) -> Preset:
     """The recipe that finds the structure most often, for the same network, data and number of steps.
 
-    Half of the steps: lam rises to the strongest of the preset, biases free, exact relocation. Then merges of neurons
-    (bimt_fast.merging) at half of that lam. Then small connections are pruned, and the rest is trained while lam falls.
+    Almost half of the steps: lam rises to the strongest of the preset, biases free, exact relocation. Then biases cost
+    too, and neurons are merged at half of that lam (bimt_fast.merging). At last small connections are pruned, and the
+    rest is trained while lam falls, biases free again.
 
     Args:
         preset: of a bimt_fast.nn.BioMLP that is trained on all points at each step.
     """
     strongest = max(value for _, value in preset.lam)
-    weakest = strongest / 10
+    merging, weak = strongest / 2, strongest / 10
     return replace(
         preset,
         name="reliable",
         lam=(
-            (0.0, weakest),
-            (0.375, strongest),
-            (0.45, strongest),
-            (0.5, strongest / 2),
-            (0.85, strongest / 2),
-            (0.925, weakest),
-            (1.0, weakest / 10),
+            (0.0, weak),
+            (0.35, strongest),
+            (0.42, strongest),
+            (0.45, merging),
+            (0.85, merging),
+            (0.9, weak),
+            (1.0, weak / 100),
         ),
-        lr=((0.0, preset.lr), (0.925, preset.lr), (1.0, preset.lr / 4)),
+        lr=((0.0, preset.lr), (0.95, preset.lr), (1.0, preset.lr / 4)),
         smooth=True,
-        bias=((0.0, False),),
+        bias=((0.0, False), (0.45, True), (0.9, False)),
         strategy="assignment",
         merge=(0.5, 0.85),
         prune_from=0.85,
