@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 POSITIVE, NEGATIVE = (0.12, 0.38, 0.75), (0.84, 0.15, 0.16)  # RGB of connections
 UNSIGNED = (0.3, 0.3, 0.34)  # of sums over several entries
@@ -31,19 +32,27 @@ def check_path(path: object) -> None:
 
 def new_axes(size: tuple[float, float]) -> "Axes":
     """Axes that fill a new figure; size in inches."""
+    return new_figure(size).add_subplot()
+
+
+def new_figure(size: tuple[float, float]) -> "Figure":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, dpi=150, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
-    return figure.add_subplot()
+    return figure
 
 
 def save(ax: "Axes", path: str | os.PathLike) -> None:
-    """Writes the figure of the axes without spare margins; an SVG of the same figure has the same bytes."""
+    """Writes the figure of the axes, see save_figure."""
+    save_figure(ax.get_figure(root=True), path)
+
+
+def save_figure(figure: "Figure", path: str | os.PathLike) -> None:
+    """Writes a figure without spare margins; an SVG of the same figure has the same bytes."""
     import matplotlib
 
-    figure = ax.figure
     figure.draw_without_rendering()  # lays it out and finds its margins once; savefig would draw pixels twice for that
     box = figure.get_tightbbox().padded(0.05)
     engine = figure.get_layout_engine()

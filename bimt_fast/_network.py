@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -15,13 +15,13 @@ from .wiring import Part, Wiring
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.collections import PathCollection
+    from matplotlib.collections import LineCollection, PathCollection
     from matplotlib.text import Annotation
     from matplotlib.transforms import Bbox
 
 _ALIVE, _DEAD = (0.13, 0.13, 0.13, 1.0), (0.6, 0.6, 0.6, 0.55)  # RGBA of neurons
 _SHEET = (0.95, 0.955, 0.965, 0.4)  # RGBA
-_SLANT, _DEPTH, _GAP = 0.42, 0.34, 0.6  # oblique view: (x + slant * y, depth * y + gap * layer), in widths of a sheet
+_SLANT, _DEPTH, _GAP = 0.42, 0.34, 0.6  # oblique view: (x - slant * y, gap * layer - depth * y), in widths of a sheet
 _LINE_WIDTH = 2.4  # points, of a connection's largest weight
 _CROWD = 40  # edges of full strength; beyond, lines get thinner and fainter
 _RASTER = 3000  # edges or dots; beyond, pixels inside a vector file, which would be slow to open otherwise
@@ -49,8 +49,9 @@ def network(
     tensor (all are finer where there are many), and stronger ones lie above weaker ones. Inputs and outputs sit in
     the slots that relocation gave them, and their labels with them. A neuron without a connection above the threshold
     is a faint small dot. Groups of one coordinate are drawn on lines; if any has two, layers are sheets in an oblique
-    view. A recurrent connection is drawn within its layer, as arcs above a line. Where neurons have several entries
-    (folds, runs, kernels), the sum of their |w| is drawn, in grey.
+    view, where the second coordinate grows towards the reader, as the rows of an image do. A recurrent connection is
+    drawn within its layer, as arcs above a line. Where neurons have several entries (folds, runs, kernels), the sum of
+    their |w| is drawn, in grey.
 
     Each tensor becomes one LineCollection whose gid is the tensor's name, one with groups side by side a collection
     for each pair of groups ("name (out x in)"); each group of neurons becomes one PathCollection whose gid is the
@@ -91,30 +92,36 @@ def network(
     labels = checked_labels(wiring, layers, labels)
     layout = Layout(wiring, layers)
     shades = _checked_shades(wiring, layout, shades)
-    edges = [Edges(part, threshold, max_edges) for part in parts if {part.out, part.source} <= set(layers)]
+    edges = [Edges.of(part, threshold, max_edges) for part in parts if {part.out, part.source} <= set(layers)]
     if ax is None:
         ax = new_axes(layout.figure_size(max(map(len, labels.values()), default=0)))
     for group, values in shades.items():
         _draw_shades(ax, layout, group, values)
     for group in layers:
-        draw_neurons(ax, layout, group, alive(wiring, group, edges), shrink=group in shades)
-    for drawn in edges:
-        draw_edges(ax, layout, drawn)
+        draw_neurons(ax, layout, group, alive(wiring, group, edges), shaded=group in shades)
+    for some in edges:
+        draw_edges(ax, layout, some)
     layout.frame(ax)
-    texts = [draw_labels(ax, layout, group, texts) for group, texts in labels.items()]
+    drawn = [label for group, texts in labels.items() for label in draw_labels(ax, layout, group, texts).values()]
     if title is not None:
-        ax.set_title(title, fontsize=FONT_SIZE + 1, pad=6 + _overhang(ax, texts))
+        ax.set_title(title, fontsize=FONT_SIZE + 1, pad=6 + _overhang(ax, drawn))
     if path is not None:
         save(ax, path)
     return ax
 
 
 class Layout:
-    """Where each neuron is on the page: layer k at height k, or an oblique view of sheet k."""
+    """Where each neuron is on the page: layer k at height k, or an oblique view of sheet k.
+
+    Attributes:
+        level: of each group, 0 at the bottom.
+        planar: groups of two coordinates; oblique: whether there is one.
+        slots, points: (n, 2) of each group's slots and of its neurons.
+    """
 
     def __init__(self, wiring: Wiring, layers: tuple[str, ...]) -> None:
         self.level = {group: k for k, group in enumerate(layers)}
-        coordinates = {g: _coordinates(g, wiring.neuron_positions(g)) for g in layers}
+        coordinates = {g: _coordinates(g, wiring.slots(g)) for g in layers}
         self.planar = {group for group, x in coordinates.items() if x.shape[1] == 2}
         self.oblique = bool(self.planar)
         columns = [
@@ -126,14 +133,16 @@ class Layout:
             self.low, self.high = np.zeros_like(self.low), np.ones_like(self.high)
         self.width = float((self.high - self.low).max()) or 1.0
         self.step = _GAP * self.width if self.oblique else 1.0
-        self.points = {g: self.project(x, self.level[g]) for g, x in coordinates.items()}
-        self._coordinates = coordinates
+        self._coordinates = {g: x[wiring.permutation(g).cpu().numpy()] for g, x in coordinates.items()}
+        self.slots = {g: self.project(x, self.level[g]) for g, x in coordinates.items()}
+        self.points = {g: self.project(x, self.level[g]) for g, x in self._coordinates.items()}
 
     def project(self, x: np.ndarray, level: int) -> np.ndarray:
         """(n, 1 or 2) -> (n, 2) on the page. A line among sheets lies in the middle of its sheet."""
         if not self.oblique:
             return np.column_stack([x[:, 0], np.full(len(x), float(level))])
-        y = x[:, 1] if x.shape[1] == 2 else np.full(len(x), (self.low[1] + self.high[1]) / 2)
+        middle = (self.low[1] + self.high[1]) / 2
+        y = 2 * middle - x[:, 1] if x.shape[1] == 2 else np.full(len(x), middle)  # rows of an image: the first farthest
         return np.column_stack([x[:, 0] + _SLANT * y, _DEPTH * y + self.step * level])
 
     def sheet(self, level: int) -> np.ndarray:
@@ -150,9 +159,8 @@ class Layout:
         corners = [self.project(x + half * side, self.level[group]) for side in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
         return np.stack(corners, axis=1)
 
-    def outward(self, group: str) -> np.ndarray:
-        """(n, 2) directions on the page in which labels stand off their neurons."""
-        points = self.points[group]
+    def outward(self, group: str, points: np.ndarray) -> np.ndarray:
+        """(n, 2) directions on the page in which labels stand off neurons of a group at points (n, 2)."""
         if group in self.planar:  # square to the ellipse that a ring becomes
             right, up = (points - points.mean(axis=0)).T
             y = up / _DEPTH
@@ -197,24 +205,52 @@ class Layout:
 
 
 class Edges:
-    """The connections of one tensor to draw, or of one part of it, the strongest last.
+    """Some connections of one tensor, or of one part of it, the strongest last.
 
     Attributes:
         part: whose they are.
         out, source: (k,) neurons at the two ends.
-        weight, strength: (k,) weights, and |w| relative to the largest of the part.
-        alive: for each axis, which neurons have a connection above the threshold, drawn or not.
+        weight, strength: (k,) weights, and |w| relative to the largest.
+        alive: for each axis, which neurons have a connection, drawn or not.
     """
 
-    def __init__(self, part: Part, threshold: float, max_edges: int) -> None:
-        self.part, name = part, part.label
-        index, count, self.alive = strongest(part.weight, threshold, max_edges, name)
-        if count > max_edges:
-            _log.info("plot.network: drew the %d strongest of %d connections of %r", max_edges, count, name)
-        self.out, self.source = np.divmod(index.numpy(), max(part.weight.shape[1], 1))
-        self.weight = part.weight.flatten()[index.to(part.weight.device)].double().cpu().numpy()
-        size = np.abs(self.weight)
+    def __init__(self, part: Part, index: np.ndarray, weight: np.ndarray, alive: Sequence[np.ndarray] | None) -> None:
+        """From flat indices into the part's matrix; alive None: those neurons that these connect."""
+        self.part, self.weight = part, weight
+        self.out, self.source = np.divmod(index, max(part.weight.shape[1], 1))
+        size = np.abs(weight)
         self.strength = size / size[-1:]
+        if alive is None:
+            alive = [np.zeros(n, dtype=bool) for n in part.weight.shape]
+            alive[0][self.out] = alive[1][self.source] = True
+        self.alive = alive
+
+    @classmethod
+    def of(cls, part: Part, threshold: float, max_edges: int) -> "Edges":
+        index, count, alive = strongest(part.weight, threshold, max_edges, part.label)
+        if count > max_edges:
+            _log.info("plot.network: drew the %d strongest of %d connections of %r", max_edges, count, part.label)
+        weight = part.weight.flatten()[index.to(part.weight.device)]
+        return cls(part, index.numpy(), weight.double().cpu().numpy(), alive)
+
+    def segments(self, layout: Layout, ends: Sequence[np.ndarray] | None = None) -> np.ndarray:
+        """(k, points, 2) lines on the page; ends: where the neurons of out and source are, if not where they sit."""
+        out, source = self.part.out, self.part.source
+        out_points, source_points = (layout.points[out], layout.points[source]) if ends is None else ends
+        start, end = source_points[self.source], out_points[self.out]
+        t = np.linspace(0, 1, 17 if out == source and not layout.oblique else 2)[:, None]
+        segments = start[:, None] * (1 - t) + end[:, None] * t
+        if len(t) > 2:  # along a line: arcs, the higher the further they reach
+            segments[..., 1] += 4 * (t * (1 - t))[:, 0] * 0.4 * np.abs(end - start)[:, :1] / layout.width
+        return segments
+
+    def style(self) -> tuple[np.ndarray, np.ndarray]:
+        """RGBA (k, 4), and widths (k,) in points."""
+        crowd = min(1.0, _CROWD / max(self.strength.sum(), 1.0)) ** 0.3
+        colours = np.empty((len(self.weight), 4))
+        colours[:, :3] = np.where(self.weight[:, None] > 0, POSITIVE, NEGATIVE) if self.part.signed else UNSIGNED
+        colours[:, 3] = (0.15 + 0.85 * self.strength) * crowd
+        return colours, np.maximum(_LINE_WIDTH * self.strength, 0.3) * crowd
 
 
 def strongest(weight: Tensor, threshold: float, most: int, name: str) -> tuple[Tensor, int, list[np.ndarray]]:
@@ -258,50 +294,41 @@ def strongest(weight: Tensor, threshold: float, most: int, name: str) -> tuple[T
     return places[order], count, [(x > threshold).numpy() for x in (in_row, in_column)]
 
 
-def draw_edges(ax: "Axes", layout: Layout, edges: Edges) -> None:
-    from matplotlib.collections import LineCollection
+def draw_edges(ax: "Axes", layout: Layout, edges: Edges) -> "LineCollection":
+    from matplotlib import collections
 
-    out, source = edges.part.out, edges.part.source
-    start, end = layout.points[source][edges.source], layout.points[out][edges.out]
-    t = np.linspace(0, 1, 17 if out == source and not layout.oblique else 2)[:, None]
-    segments = start[:, None] * (1 - t) + end[:, None] * t
-    if len(t) > 2:  # along a line: arcs, the higher the further they reach
-        segments[..., 1] += 4 * (t * (1 - t))[:, 0] * 0.4 * np.abs(end - start)[:, :1] / layout.width
-    crowd = min(1.0, _CROWD / max(edges.strength.sum(), 1.0)) ** 0.3
-    colours = np.empty((len(segments), 4))
-    colours[:, :3] = np.where(edges.weight[:, None] > 0, POSITIVE, NEGATIVE) if edges.part.signed else UNSIGNED
-    colours[:, 3] = (0.15 + 0.85 * edges.strength) * crowd
-    ax.add_collection(
-        LineCollection(
-            segments,
-            colors=colours,
-            linewidths=np.maximum(_LINE_WIDTH * edges.strength, 0.3) * crowd,
-            capstyle="round",
-            zorder=1.3 + min(layout.level[out], layout.level[source]),
-            gid=edges.part.label,
-            rasterized=len(segments) > _RASTER,
-        ),
-        autolim=False,
+    colours, widths = edges.style()
+    lines = collections.LineCollection(
+        edges.segments(layout),
+        colors=colours,
+        linewidths=widths,
+        capstyle="round",
+        zorder=1.3 + min(layout.level[edges.part.out], layout.level[edges.part.source]),
+        gid=edges.part.label,
+        rasterized=len(widths) > _RASTER,
     )
+    return ax.add_collection(lines, autolim=False)
 
 
-def draw_neurons(ax: "Axes", layout: Layout, group: str, alive: np.ndarray, shrink: bool = False) -> "PathCollection":
-    """Dots; where they would hide an image below them, small ones, and none where nothing is connected."""
-    points, area = layout.points[group], layout.dot_size(group)
-    if shrink:
-        size, colour = np.where(alive, 0.1 * area, 0.0), _ALIVE
-    else:
-        size, colour = np.where(alive, area, 0.25 * area), np.where(alive[:, None], _ALIVE, _DEAD)
+def draw_neurons(ax: "Axes", layout: Layout, group: str, alive: np.ndarray, shaded: bool = False) -> "PathCollection":
+    """Dots; above an image, which they would hide, small ones, and none where nothing is connected."""
+    area, colours = dot_style(layout, group, alive)
     return ax.scatter(
-        *points.T,
-        s=size,
-        c=colour if not shrink else [colour] * len(points),
+        *layout.points[group].T,
+        s=np.where(alive, 0.1 * area, 0.0) if shaded else area,
+        c=colours,
         linewidths=0,
         zorder=1.6 + layout.level[group],
         gid=group,
-        rasterized=len(points) > _RASTER,
+        rasterized=len(area) > _RASTER,
         clip_on=False,
     )
+
+
+def dot_style(layout: Layout, group: str, alive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Areas (n,) in points squared and RGBA (n, 4)."""
+    area = layout.dot_size(group)
+    return np.where(alive, area, 0.25 * area), np.where(alive[:, None], _ALIVE, _DEAD)
 
 
 def _draw_shades(ax: "Axes", layout: Layout, group: str, values: np.ndarray) -> None:
@@ -309,7 +336,7 @@ def _draw_shades(ax: "Axes", layout: Layout, group: str, values: np.ndarray) -> 
     from matplotlib.collections import PolyCollection
 
     span = np.ptp(values) or 1.0
-    grey = 1 - 0.75 * (values - values.min(initial=np.inf)) / span
+    grey = 1 - 0.6 * (values - values.min(initial=np.inf)) / span
     ax.add_collection(
         PolyCollection(
             layout.tiles(group),
@@ -323,38 +350,47 @@ def _draw_shades(ax: "Axes", layout: Layout, group: str, values: np.ndarray) -> 
     )
 
 
-def draw_labels(ax: "Axes", layout: Layout, group: str, texts: Sequence[str]) -> list["Annotation"]:
-    """Texts beside their neurons; turned, then smaller, where they would run into each other along a line."""
+def draw_labels(ax: "Axes", layout: Layout, group: str, texts: Sequence[str]) -> dict[int, "Annotation"]:
+    """Texts beside their neurons; turned, then smaller, where they would run into each other along a line.
+
+    Returns:
+        Those that are not empty, by neuron.
+    """
     from matplotlib.patheffects import withStroke
 
-    drawn = []
-    for text, point, (right, up) in zip(texts, layout.points[group], layout.outward(group), strict=True):
-        if not text:
-            continue
-        drawn.append(
-            ax.annotate(
-                text,
-                point,
-                (5.5 * right, 5.5 * up),
-                textcoords="offset points",
-                ha="left" if right > 0.4 else "right" if right < -0.4 else "center",
-                va="bottom" if up > 0.4 else "top" if up < -0.4 else "center",
-                fontsize=FONT_SIZE,
-                zorder=3 + len(layout.level),
-                path_effects=[withStroke(linewidth=2, foreground="white")],
-                annotation_clip=False,
-            )
+    drawn = {}
+    points, directions = layout.points[group], layout.outward(group, layout.points[group])
+    for neuron in [k for k, text in enumerate(texts) if text]:
+        label = drawn[neuron] = ax.annotate(
+            texts[neuron],
+            points[neuron],
+            (0, 0),
+            textcoords="offset points",
+            fontsize=FONT_SIZE,
+            zorder=3 + len(layout.level),
+            path_effects=[withStroke(linewidth=2, foreground="white")],
+            annotation_clip=False,
         )
-    if group not in layout.planar and _tightness(drawn) > 1:
-        for text in drawn:
+        place_label(label, points[neuron], directions[neuron])
+    if group not in layout.planar and _tightness(drawn.values()) > 1:
+        for text in drawn.values():
             text.set_rotation(90)
-        tightness = _tightness(drawn)
-        for text in drawn:
+        tightness = _tightness(drawn.values())
+        for text in drawn.values():
             text.set_fontsize(max(_SMALLEST_FONT, FONT_SIZE / max(tightness, 1.0)))
     return drawn
 
 
-def _tightness(texts: list["Annotation"]) -> float:
+def place_label(label: "Annotation", point: np.ndarray, direction: np.ndarray) -> None:
+    """Beside a point, standing off in a direction."""
+    right, up = direction
+    label.xy = point
+    label.xyann = 5.5 * right, 5.5 * up
+    label.set_ha("left" if right > 0.4 else "right" if right < -0.4 else "center")
+    label.set_va("bottom" if up > 0.4 else "top" if up < -0.4 else "center")
+
+
+def _tightness(texts: Iterable["Annotation"]) -> float:
     """Room that neighbouring texts need along x relative to what they have, at worst."""
     boxes = sorted((_extent(text) for text in texts), key=lambda box: box.x0 + box.x1)
     needed = ((a.width + b.width) / max(b.x0 + b.x1 - a.x0 - a.x1, 1e-3) for a, b in pairwise(boxes))
@@ -367,9 +403,9 @@ def _extent(text: "Annotation") -> "Bbox":
     return text.get_window_extent(canvas.get_renderer() if hasattr(canvas, "get_renderer") else None)
 
 
-def _overhang(ax: "Axes", texts: list[list["Annotation"]]) -> float:
+def _overhang(ax: "Axes", texts: Iterable["Annotation"]) -> float:
     """Points by which labels stand out above the axes."""
-    tops = [_extent(text).y1 for group in texts for text in group]
+    tops = [_extent(text).y1 for text in texts]
     return max(0.0, max(tops, default=0.0) - ax.bbox.y1) * 72 / ax.figure.dpi
 
 
@@ -445,7 +481,7 @@ def _checked_shades(wiring: Wiring, layout: Layout, shades: object) -> dict[str,
     return checked
 
 
-def check_arguments(wiring, threshold, max_edges, title, ax, path) -> None:
+def check_arguments(wiring, threshold, max_edges, title=None, ax=None, path=None) -> None:
     from matplotlib.axes import Axes
 
     if not isinstance(wiring, Wiring):

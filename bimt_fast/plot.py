@@ -6,25 +6,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ._animation import animation
+from ._features import features
 from ._figure import FONT_SIZE as _FONT_SIZE
-from ._figure import NEGATIVE, POSITIVE, UNSIGNED
+from ._figure import NEGATIVE, POSITIVE, UNSIGNED, new_figure
 from ._figure import PALE as _SHEET_EDGE
 from ._figure import check_path as _check_path
 from ._figure import new_axes as _new_axes
 from ._figure import require_matplotlib as _require_matplotlib
 from ._figure import save as _save
 from ._network import network
+from ._report import report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["NEGATIVE", "POSITIVE", "UNSIGNED", "loss_curve", "network", "trade_off"]
+__all__ = ["NEGATIVE", "POSITIVE", "UNSIGNED", "animation", "features", "loss_curve", "network", "report", "trade_off"]
 
 
 def loss_curve(
     rows: Sequence[tuple[int, float, float, float]], *, loss_name: str = "loss", path: str | os.PathLike | None = None
 ) -> "Axes":
-    """Draws the loss and the penalty, lam * cost, against steps, on one logarithmic axis.
+    """Draws the loss and the penalty, lam * cost, against steps, and the cost alone below them, on logarithmic axes.
 
     Args:
         rows: step, loss, cost, lam, as in bimt_fast.train.History.
@@ -32,7 +35,7 @@ def loss_curve(
         path: where to save the figure as well.
 
     Returns:
-        The Axes; its figure is `.figure`.
+        The Axes of the loss; its figure is `.figure`.
 
     Raises:
         ValueError: there are no rows, or matplotlib cannot write such a path.
@@ -44,17 +47,27 @@ def loss_curve(
         raise ValueError("rows must hold at least one step, held none")
     if path is not None:
         _check_path(path)
-    ax = _new_axes((5.0, 3.2))
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    ax, below = new_figure((5.0, 4.2)).subplots(2, 1, sharex=True, height_ratios=(2, 1))
     step, loss, cost, lam = np.array(rows, dtype=float).T
     ax.plot(step, loss, color=POSITIVE, linewidth=1.2, label=loss_name)
     if (lam * cost > 0).any():
         ax.plot(step, np.where(lam * cost > 0, lam * cost, np.nan), color=NEGATIVE, linewidth=1.2, label="penalty")
-    if (loss > 0).any():
-        ax.set_yscale("log")
-    ax.set_xlabel("step")
-    ax.set_xlim(left=0)
+    below.plot(step, cost, color=UNSIGNED, linewidth=1.2)
+    for axes, values in ((ax, loss), (below, cost)):
+        if (values > 0).any():
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.spines[["top", "right"]].set_visible(False)
+    below.set_ylabel("cost")
+    below.set_xlabel("step")
+    below.set_xlim(left=0)
+    below.xaxis.set_major_locator(MaxNLocator(6))
+    below.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     ax.legend(frameon=False, fontsize=_FONT_SIZE - 1)
-    ax.spines[["top", "right"]].set_visible(False)
     if path is not None:
         _save(ax, path)
     return ax

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ._frames import Recorder
 from .optim import AdamW
 from .wiring import Wiring
 
@@ -126,6 +127,7 @@ def train(
     every: int = 100,
     checkpoint: "Checkpoint | None" = None,
     resume: bool = False,
+    recorder: Recorder | None = None,
 ) -> History:
     """Trains a model by AdamW on loss(model) + lam * connection cost, with a relocation every so many steps.
 
@@ -139,6 +141,7 @@ def train(
         every: steps between rows of the history.
         checkpoint: where to keep the state: about once a minute, at the end, and on Ctrl-C.
         resume: goes on from the checkpoint, to the same bits as a run that was never interrupted.
+        recorder: of frames for an animation; it goes on where the checkpoint does.
 
     Returns:
         History. KeyboardInterrupt passes through: with a checkpoint after the step in hand, which is then saved (a
@@ -150,9 +153,11 @@ def train(
     """
     if resume and checkpoint is None:
         raise ValueError("resume needs a checkpoint, was given none")
-    run = _Run(model, wiring, loss, preset, History(every))
+    run = _Run(model, wiring, loss, preset, History(every), recorder)
     if resume:
         run.load(checkpoint.load())
+    elif recorder is not None:
+        recorder.start(wiring)
     with _threads_for(model), _progress_bar(preset.steps, run.step, progress) as bar:
         if checkpoint is None:
             run.go(bar)
@@ -164,8 +169,9 @@ def train(
 class _Run:
     """A training run between two steps."""
 
-    def __init__(self, model, wiring, loss, preset: Preset, history: History) -> None:
+    def __init__(self, model, wiring, loss, preset: Preset, history: History, recorder: Recorder | None) -> None:
         self.model, self.wiring, self.loss, self.preset, self.history = model, wiring, loss, preset, history
+        self.recorder = recorder
         scale = {"distance_scale": preset.penalty_scale, "proximal": preset.proximal}
         self.optimizer = AdamW(wiring, model.parameters(), lr=preset.lr, **scale)
         self.step = 0
@@ -173,6 +179,7 @@ class _Run:
     def go(self, bar: Callable, after_step: Callable[[], None] | None = None) -> None:
         """All steps that are left."""
         preset, history, optimizer, wiring = self.preset, self.history, self.optimizer, self.wiring
+        recorder = self.recorder
         model, loss, every = self.model, self.loss, self.history.every
         parameters = list(model.parameters())
         top_k = preset.top_k if preset.strategy == "greedy" else None
@@ -191,10 +198,15 @@ class _Run:
                 history.relocations += 1
                 history.swaps += report.swaps
                 history.relocation_seconds += report.seconds
-            if step % every == 0 or step == preset.steps - 1:
+                if recorder is not None:
+                    recorder.follow(report)
+            last = step == preset.steps - 1
+            if step % every == 0 or last:
                 cost = optimizer.cost.item()
                 history.rows.append((step, value.item(), cost, lam))
                 bar(step + 1, loss=value.item(), cost=cost)
+            if recorder is not None and (step % recorder.every == 0 or last):
+                recorder.add(step, value.item(), optimizer.cost.item(), lam)
             self.step = step + 1
             if after_step is not None:
                 history.seconds = perf_counter() - start
@@ -209,6 +221,7 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
             "history": asdict(self.history),
+            **({} if self.recorder is None else {"slots": self.recorder.slots}),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -218,6 +231,8 @@ class _Run:
         torch.set_rng_state(state["random"])
         self.history = History(**state["history"])
         self.step = state["step"]
+        if self.recorder is not None:
+            self.recorder.start(self.wiring, self.step, state.get("slots"))
 
 
 def _go_and_save(run: _Run, bar: Callable, checkpoint: "Checkpoint") -> None:

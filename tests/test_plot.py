@@ -121,7 +121,7 @@ def test_sheets_are_stacked_and_keep_their_shape():
     for group in ("in", "out"):  # the same affine map for each sheet
         x = wiring.neuron_positions(group).double().numpy()
         across = dots[group][:, 0] - x[:, 0]
-        assert np.polyfit(x[:, 1], across, 1)[0] == pytest.approx(_network._SLANT, abs=1e-4)
+        assert np.polyfit(x[:, 1], across, 1)[0] == pytest.approx(-_network._SLANT, abs=1e-4)
     assert dots["in"][:, 1].mean() < dots["h1"][:, 1].mean() < dots["out"][:, 1].mean()
     ends = edges(ax, "layers.1.weight")[0]
     assert {tuple(e) for e in ends[:, :2].round(5)} == {tuple(d) for d in dots["h1"].round(5)}
@@ -211,7 +211,7 @@ def test_shades_are_tiles_around_their_neurons():
     np.testing.assert_allclose(centres, collections(ax, PathCollection)["in"].get_offsets(), atol=1e-6)
     widths = [np.ptp(path.vertices[:2, 0]) for path in tiles.get_paths()]
     np.testing.assert_allclose(widths, 1 / 3, atol=1e-5)
-    assert tiles.get_facecolors()[:, 0].tolist() == pytest.approx([0.25, 1, 1, 1, 0.625, 0.625])
+    assert tiles.get_facecolors()[:, 0].tolist() == pytest.approx([0.4, 1, 1, 1, 0.7, 0.7])
     for shades, error, sentence in (
         ([1], TypeError, "shades must be a mapping from group names to numbers, was list"),
         ({"h9": [1]}, ValueError, "shades must be of groups of two coordinates that are drawn, had 'h9'"),

@@ -2,11 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ..train import Preset, Schedule
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ACTIVE = 0.05  # a connection counts as active where |w| is above
 _ROWS = 5000  # that are evaluated at once
@@ -51,6 +55,7 @@ class Task:
         reads_files: whether the data come from files.
         layers: groups of the picture from bottom to top, where the wiring alone does not say.
         describe: structure figures -> rows (name, value) of the table; None: every figure is a row.
+        pictures: (model, data) -> matplotlib figures by file name, "network" among them; None: the network alone.
     """
 
     name: str
@@ -66,6 +71,7 @@ class Task:
     reads_files: bool = False
     layers: tuple[str, ...] | None = None
     describe: Callable[[dict], Sequence[tuple[str, str]]] | None = None
+    pictures: Callable[[nn.Module, Data], "Mapping[str, Figure]"] | None = None
 
 
 @torch.no_grad()
