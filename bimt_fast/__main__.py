@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from . import __version__, backends
-from ._report import figure_rows, read_result, training_rows
+from ._run_report import figure_rows, read_result, training_rows
 from .compat import published
 from .tasks import TASKS, Task, _run, _sweep
 from .train import ABLATIONS, Preset, ablate, read_checkpoint

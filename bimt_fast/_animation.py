@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._figure import FONT_SIZE, NEGATIVE, POSITIVE, new_axes, require_matplotlib
-from ._frames import read_frames
-from ._network import (
+from ._drawing import (
     Edges,
     Layout,
     alive,
@@ -23,6 +21,8 @@ from ._network import (
     layers_of,
     place_label,
 )
+from ._figure import FONT_SIZE, NEGATIVE, POSITIVE, new_axes, require_matplotlib
+from ._frames import read_frames
 from .wiring import Wiring
 
 if TYPE_CHECKING:

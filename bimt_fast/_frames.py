@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._network import strongest
+from ._drawing import strongest
 from .wiring import RelocationReport, Wiring
 
 _EDGES = 5000  # of each connection in a frame

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ._animation import animation
+from ._drawing import network
 from ._features import features
 from ._figure import FONT_SIZE as _FONT_SIZE
 from ._figure import NEGATIVE, POSITIVE, UNSIGNED, new_figure
@@ -15,8 +16,7 @@ from ._figure import check_path as _check_path
 from ._figure import new_axes as _new_axes
 from ._figure import require_matplotlib as _require_matplotlib
 from ._figure import save as _save
-from ._network import network
-from ._report import report
+from ._run_report import report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from bimt_fast import Wiring, _network, geometry, plot
+from bimt_fast import Wiring, _drawing, geometry, plot
 from bimt_fast.nn import BioMLP
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'bimt_fast[plot]'")
@@ -121,7 +121,7 @@ def test_sheets_are_stacked_and_keep_their_shape():
     for group in ("in", "out"):  # the same affine map for each sheet
         x = wiring.neuron_positions(group).double().numpy()
         across = dots[group][:, 0] - x[:, 0]
-        assert np.polyfit(x[:, 1], across, 1)[0] == pytest.approx(-_network._SLANT, abs=1e-4)
+        assert np.polyfit(x[:, 1], across, 1)[0] == pytest.approx(-_drawing._SLANT, abs=1e-4)
     assert dots["in"][:, 1].mean() < dots["h1"][:, 1].mean() < dots["out"][:, 1].mean()
     ends = edges(ax, "layers.1.weight")[0]
     assert {tuple(e) for e in ends[:, :2].round(5)} == {tuple(d) for d in dots["h1"].round(5)}
@@ -190,9 +190,9 @@ def test_wide_networks_stay_within_max_edges():
 @pytest.mark.parametrize("most", [0, 7, 1000])
 @pytest.mark.parametrize("shape", [(0, 4), (4, 0), (13, 9), (1, 50)])
 def test_the_strongest_are_found_a_block_at_a_time(shape, most, monkeypatch):
-    monkeypatch.setattr(_network, "_BLOCK", 20)
+    monkeypatch.setattr(_drawing, "_BLOCK", 20)
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    index, count, alive = _network.strongest(weight, 0.8, most, "w")
+    index, count, alive = _drawing.strongest(weight, 0.8, most, "w")
     size = weight.abs().flatten()
     order = size.argsort(stable=True)
     order = order[size[order] > 0.8]

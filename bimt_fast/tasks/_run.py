@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .. import backends, plot
 from .._figure import save_figure
-from .._report import structure_rows
+from .._run_report import structure_rows
 from ..train import Checkpoint, History, Preset, Recorder, train
 from ..wiring import Wiring
 from ._task import ACTIVE, Data, Task, accuracy, predict
