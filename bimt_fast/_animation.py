@@ -122,7 +122,10 @@ class _Stage:
         self.words = [ax.text(x, height, "0", ha=ha, **words) for x, ha in ((0, "left"), (0.5, "center"), (1, "right"))]
         self.figure.draw_without_rendering()
         self.figure.set_layout_engine(None)
-        self.moving = sorted([*self.lines, *self.dots.values(), *ax.patches], key=lambda artist: artist.get_zorder())
+        moving = [*self.lines, *self.dots.values(), *ax.patches]
+        if layout.oblique:  # or sheets would cover the labels of the background
+            moving += [label for labels in self.labels.values() for label in labels.values()]
+        self.moving = sorted(moving, key=lambda artist: artist.get_zorder())
         for artist in (*self.moving, *self.words):
             artist.set_animated(True)
         self.background = None

@@ -26,6 +26,7 @@ from matplotlib.collections import LineCollection
 from PIL import Image
 
 TASK = TASKS["products"]
+IMAGES = replace(TASKS["mnist"].preset, lr=1e-2, lam=((0.0, 1e-4),), batch=None)
 PRESET = replace(TASK.preset, steps=12, swap_every=4, strategy="assignment", top_k=None)
 
 
@@ -237,7 +238,8 @@ def small_image_task() -> tuple[BioMLP, Data]:
     x = torch.tensor(images, dtype=torch.float64) / 16
     y = nn.functional.one_hot(torch.tensor(labels), 10).double()
     torch.manual_seed(0)
-    positions = {"in": geometry.grid((8, 8)), "h1": geometry.grid((3, 4)), "h2": geometry.grid((3, 3))}
+    grids = {"in": (8, 8), "h1": (3, 4), "h2": (3, 3)}
+    positions = {**{name: geometry.grid(shape) for name, shape in grids.items()}, "out": geometry.ring(10)}
     model = BioMLP((64, 12, 9, 10), positions=positions, frozen=["in"], dtype=torch.float64)
     return model, Data(x[:-300], y[:-300], x[-300:], y[-300:])
 
@@ -274,6 +276,16 @@ def test_features_are_gradients_averaged_over_images():
     moved = said.clone()
     moved[:, neuron] += step
     assert torch.allclose((votes(moved) - votes(said)) / step, first[2][0], atol=1e-5)
+
+
+def test_active_connections_alone_are_judged():
+    model, data = small_image_task()
+    train(model, model.wiring, lambda m: (m(data.train_x) - data.train_y).square().mean(), replace(IMAGES, steps=150))
+    found = mnist.structure(model, data)["accuracy_of_active_connections"]
+    with torch.no_grad():
+        for layer in model.layers:
+            layer.weight[layer.weight.abs() <= 0.05] = 0
+    assert found == (model(data.test_x).argmax(1) == data.test_y.argmax(1)).double().mean().item() > 0.5
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])

@@ -707,6 +707,14 @@ def test_what_the_command_line_refuses(tmp_path, capsys, monkeypatch):
             main(arguments)
 
 
+def test_mnist_is_drawn_with_its_data(digits, tmp_path, capsys):
+    arguments = ["--data", str(digits), "--out", str(tmp_path)]
+    assert main(["train", "mnist", "--steps", "40", *arguments]) == 0
+    assert {"network.png", "features.png", "report.html"} <= {path.name for path in tmp_path.iterdir()}
+    assert main(["plot", str(tmp_path), "--data", str(tmp_path)]) == 1
+    assert f"no MNIST in {tmp_path}" in capsys.readouterr().err
+
+
 def test_a_missing_matplotlib_is_said(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["train", "products", "--steps", "2", "--out", str(tmp_path)]) == 1

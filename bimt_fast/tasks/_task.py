@@ -75,7 +75,7 @@ class Task:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, x: Tensor) -> Tensor:
+def predict(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """model(x), a few thousand rows at a time."""
     return model(x) if len(x) <= _ROWS else torch.cat([model(rows) for rows in x.split(_ROWS)])
 

@@ -25,7 +25,7 @@ from .. import geometry, plot
 from ..nn import BioMLP
 from ..train import Preset
 from ._structure import active_neurons
-from ._task import ACTIVE, BIAS_ALWAYS, Data, Task
+from ._task import ACTIVE, BIAS_ALWAYS, Data, Task, accuracy, predict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -119,9 +119,25 @@ def make_model(preset: Preset) -> BioMLP:
 
 @torch.no_grad()
 def structure(model: BioMLP, data: Data) -> dict:
-    """How many pixels and neurons of each hidden layer have an active outgoing connection."""
+    """How many pixels and neurons of each hidden layer have an active outgoing connection, and what these suffice for.
+
+    Returns:
+        active_pixels, active: their numbers.
+        accuracy_of_active_connections: on the test images, all other connections left out.
+    """
     pixels, *hidden = (len(active_neurons(layer.weight)) for layer in model.layers)
-    return {"active_pixels": pixels, "active": hidden}
+    kept = [torch.where(layer.weight.abs() > ACTIVE, layer.weight, 0) for layer in model.layers]
+
+    def pruned(x: Tensor) -> Tensor:
+        for k, (layer, weight) in enumerate(zip(model.layers, kept, strict=True)):
+            x = nn.functional.linear(x if k == 0 else model.activation(x), weight, layer.bias)
+        return x
+
+    return {
+        "active_pixels": pixels,
+        "active": hidden,
+        "accuracy_of_active_connections": accuracy(predict(pruned, data.test_x), data.test_y),
+    }
 
 
 def features(model: BioMLP, data: Data, count: int = 12, images: int = 500) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
