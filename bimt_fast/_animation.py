@@ -19,6 +19,7 @@ from ._drawing import (
     draw_labels,
     draw_neurons,
     layers_of,
+    overhang,
     place_label,
 )
 from ._figure import FONT_SIZE, NEGATIVE, POSITIVE, new_axes, require_matplotlib
@@ -26,6 +27,7 @@ from ._frames import read_frames
 from .wiring import Wiring
 
 if TYPE_CHECKING:
+    from matplotlib.text import Annotation
     from PIL.Image import Image
 
 _DPI = 100
@@ -117,9 +119,7 @@ class _Stage:
         self.dots = {g: draw_neurons(ax, layout, g, alive(wiring, g, empty)) for g in layers}
         layout.frame(ax)
         self.labels = {group: draw_labels(ax, layout, group, texts) for group, texts in labels.items()}
-        words = {"transform": ax.transAxes, "fontsize": FONT_SIZE, "va": "bottom"}
-        height = 1.0 + (0.0 if layout.oblique else 0.09)
-        self.words = [ax.text(x, height, "0", ha=ha, **words) for x, ha in ((0, "left"), (0.5, "center"), (1, "right"))]
+        self.words = self._words()
         self.figure.draw_without_rendering()
         self.figure.set_layout_engine(None)
         moving = [*self.lines, *self.dots.values(), *ax.patches]
@@ -129,6 +129,13 @@ class _Stage:
         for artist in (*self.moving, *self.words):
             artist.set_animated(True)
         self.background = None
+
+    def _words(self) -> "list[Annotation]":
+        """Step, loss and cost, above the labels."""
+        above = 4 + overhang(self.ax, [label for labels in self.labels.values() for label in labels.values()])
+        style = {"xycoords": "axes fraction", "textcoords": "offset points", "fontsize": FONT_SIZE, "va": "bottom"}
+        places = ((0, "left"), (0.5, "center"), (1, "right"))
+        return [self.ax.annotate("0", (x, 1), (0, above), ha=ha, **style) for x, ha in places]
 
     def pictures(self, recorded: np.ndarray, slides: int) -> "Iterator[Image]":
         before = recorded[0]

@@ -104,7 +104,7 @@ def network(
     layout.frame(ax)
     drawn = [label for group, texts in labels.items() for label in draw_labels(ax, layout, group, texts).values()]
     if title is not None:
-        ax.set_title(title, fontsize=FONT_SIZE + 1, pad=6 + _overhang(ax, drawn))
+        ax.set_title(title, fontsize=FONT_SIZE + 1, pad=6 + overhang(ax, drawn))
     if path is not None:
         save(ax, path)
     return ax
@@ -403,7 +403,7 @@ def _extent(text: "Annotation") -> "Bbox":
     return text.get_window_extent(canvas.get_renderer() if hasattr(canvas, "get_renderer") else None)
 
 
-def _overhang(ax: "Axes", texts: Iterable["Annotation"]) -> float:
+def overhang(ax: "Axes", texts: Iterable["Annotation"]) -> float:
     """Points by which labels stand out above the axes."""
     tops = [_extent(text).y1 for text in texts]
     return max(0.0, max(tops, default=0.0) - ax.bbox.y1) * 72 / ax.figure.dpi
