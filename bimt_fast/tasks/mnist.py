@@ -1,7 +1,8 @@
 """MNIST: pixels on a grid, hidden layers on grids, the ten digits on a ring.
 
 The question: how far the hidden layers thin out while accuracy is kept. Settings of `mnist`: Liu, Gan, Tegmark 2023
-(arXiv 2305.08746), image classification; those of `mnist_wide`, whose hidden layers hold 4096 neurons, are ours.
+(arXiv 2305.08746), image classification; those of `mnist_wide`, whose hidden layers hold 4096 neurons, are ours: lam is
+four times as large, since a mean over so many weights charges each of them so little.
 
 The data are the four public IDX files, gzipped or not. They are looked for in a folder given, or else in
 `$BIMT_FAST_DATA/mnist`, `$BIMT_FAST_DATA`, and `../shared/data/mnist`; where none has them, torchvision is asked, if it
