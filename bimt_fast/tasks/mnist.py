@@ -166,7 +166,7 @@ def features(model: BioMLP, data: Data, count: int = 12, images: int = 500) -> d
         top = (importance * active).topk(min(count, int(active.sum()))).indices
         into = nn.functional.linear(entering, layer.weight[top], layer.bias[top])
         said = model.activation(layer(entering))
-        votes = _votes(model, said, k + 1)[:, top].T
+        votes = _votes(model, said, k + 1, top)
         looks = [torch.autograd.grad(into[:, j].sum(), x, retain_graph=True)[0].mean(0) for j in range(len(top))]
         if looks:
             found[f"h{k + 1}"] = top, torch.stack(looks).view(-1, side, side), votes
@@ -174,13 +174,17 @@ def features(model: BioMLP, data: Data, count: int = 12, images: int = 500) -> d
     return found
 
 
-def _votes(model: BioMLP, said: Tensor, depth: int) -> Tensor:
-    """(10, n): the gradient of each output by the input (images, n) of a layer, averaged over images."""
-    said = x = said.detach().requires_grad_()
-    for layer in model.layers[depth:-1]:
-        x = model.activation(layer(x))
-    digits = model.layers[-1](x).sum(0)
-    return torch.stack([torch.autograd.grad(digit, said, retain_graph=True)[0].mean(0) for digit in digits])
+def _votes(model: BioMLP, said: Tensor, depth: int, neurons: Tensor) -> Tensor:
+    """(k, 10): the gradient of each output by the inputs (images, n) of a layer, of k neurons, averaged over images.
+
+    Which is the gradient of the mean output by what is added to a neuron at all images.
+    """
+    first, *others = model.layers[depth:]
+    added = torch.zeros(len(neurons), dtype=said.dtype, requires_grad=True)
+    x = first(said).detach() + added @ first.weight[:, neurons].T
+    for layer in others:
+        x = layer(model.activation(x))
+    return torch.stack([torch.autograd.grad(digit, added, retain_graph=True)[0] for digit in x.mean(0)], dim=1)
 
 
 def pictures(model: BioMLP, data: Data) -> "dict[str, Figure]":
