@@ -1,4 +1,4 @@
-"""python -m bimt_fast info | train TASK | sweep TASK..."""
+"""python -m bimt_fast info | train TASK | sweep TASK... | plot RUN"""
 
 import argparse
 import copy
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from . import __version__, backends
+from ._run_report import figure_rows, read_result, training_rows
 from .compat import published
 from .tasks import PRESETS, TASKS, Task, _run, _sweep
 from .train import ABLATIONS, Preset, ablate, read_checkpoint
@@ -45,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     info.set_defaults(run=_info)
     _add_train(commands.add_parser("train", help="train an experiment; writes result.json, checkpoint and pictures"))
     _add_sweep(commands.add_parser("sweep", help="train experiments with several seeds and ablations; prints a table"))
+    _add_plot(commands.add_parser("plot", help="draw all pictures of a finished run again, and its report"))
     return parser
 
 
@@ -60,6 +62,14 @@ def _add_train(run: argparse.ArgumentParser) -> None:
     run.add_argument("--backend", choices=backends.BACKENDS, help="default: the fastest that serves here")
     run.add_argument("--data", type=Path, metavar="DIR", help="folder of the data, for tasks that read files")
     run.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: runs/TASK)")
+    run.add_argument(
+        "--animate",
+        nargs="?",
+        type=_positive,
+        const=0,
+        metavar="EVERY",
+        help="record a frame every so many steps (default: a hundredth of them) and draw a GIF of the training",
+    )
     run.add_argument(
         "--resume",
         action="store_true",
@@ -86,6 +96,13 @@ def _add_sweep(run: argparse.ArgumentParser) -> None:
     run.add_argument("--data", type=Path, metavar="DIR", help="folder of the data, for tasks that read files")
     run.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for the results")
     run.add_argument("--figure", type=Path, metavar="FILE", help="of the trade-off (default: trade_off.png in --out)")
+
+
+def _add_plot(run: argparse.ArgumentParser) -> None:
+    run.set_defaults(run=_plot)
+    run.add_argument("folder", type=Path, metavar="RUN", help="that train wrote: result.json and checkpoint.pt")
+    run.add_argument("--data", type=Path, metavar="DIR", help="folder of the data, for tasks that read files")
+    run.add_argument("--format", choices=("png", "svg"), default="png", help="of the pictures (default: png)")
 
 
 def _positive(text: str) -> int:
@@ -142,6 +159,7 @@ def _train(options: argparse.Namespace) -> int:
             folder=options.data,
             resume=options.resume,
             progress=True,
+            animate=preset.steps // 100 or 1 if options.animate == 0 else options.animate,
         )
     except KeyboardInterrupt:
         if (out / _run.CHECKPOINT).exists():
@@ -152,12 +170,21 @@ def _train(options: argparse.Namespace) -> int:
         _run.write_result(out, result)
     _print_table(task, result)
     print(f"written: {out / _run.RESULT}\nwritten: {out / _run.CHECKPOINT}")
-    return 0 if _run.draw(task, model, result, out) else 1
+    return 0 if _run.draw(task, model, result, out, options.data) else 1
+
+
+def _plot(options: argparse.Namespace) -> int:
+    result = read_result(options.folder)
+    state = read_checkpoint(options.folder / _run.CHECKPOINT)
+    task = TASKS[result["task"]]
+    model = task.make_model(Preset(**state["settings"]["preset"]))
+    model.load_state_dict(state["model"])
+    return 0 if _run.draw(task, model, result, options.folder, options.data, options.format) else 1
 
 
 def _take_settings_from(settings: dict[str, Any], options: argparse.Namespace) -> None:
     """What was not asked for is as it was in the run of the checkpoint."""
-    for name in ("ablation", "backend"):
+    for name in ("ablation", "backend", "animate"):
         if getattr(options, name) is None:
             setattr(options, name, settings.get(name))
     before = settings.get("preset", {})
@@ -211,58 +238,10 @@ def _milliseconds(function: Callable, *arguments, **named) -> float:
 
 
 def _print_table(task: Task, result: dict) -> None:
-    structure, relocation = result["structure"], result["relocation"]
-    variant = {"bimt": ""}.get(result["ablation"], f", {result['ablation']}")
-    rows = [
-        ("seed, strategy", f"{result['preset']['seed']}, {result['preset']['strategy']}{variant}"),
-        (
-            f"train {task.loss_name} / test {task.loss_name}",
-            f"{result['train_loss']:.2e} / {_beside(result, 'test_loss', '.2e')}",
-        ),
-        ("active connections", "{active} of {of}".format(**result["connections"])),
-        ("active hidden neurons", "{active} of {of}".format(**result["neurons"])),
-        ("wiring length, sum |w| d", f"{result['wiring_length']:.2f}"),
-        ("connection cost", f"{result['connection_cost']:.2f}"),
-        *_structure_rows(task, structure),
-        ("training", f"{result['seconds']:.1f} s for {result['preset']['steps']} steps, backend {result['backend']}"),
-        ("one relocation, mean in training", f"{relocation['milliseconds']:.2f} ms ({relocation['count']} of them)"),
-    ]
-    if task.classify:
-        accuracies = f"{result['train_accuracy']:.4f} / {_beside(result, 'test_accuracy', '.4f')}"
-        rows.insert(2, ("train / test accuracy", accuracies))
-    if "published_milliseconds" in relocation:
-        ours, theirs = relocation["greedy_milliseconds"], relocation["published_milliseconds"]
-        rows.append(("one relocation, published loop", f"{theirs:.1f} ms against {ours:.2f} ms: {theirs / ours:.0f}x"))
+    rows = [*figure_rows(result), *_run.found(task, result), *training_rows(result)]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         print(f"{name:<{width}}  {value}")
-
-
-def _beside(result: dict, name: str, form: str) -> str:
-    published = result["published"].get(name)
-    return format(result[name], form) + ("" if published is None else f" (published {published:{form}})")
-
-
-def _structure_rows(task: Task, structure: dict) -> list[tuple[str, str]]:
-    if task.describe is not None:
-        rows = list(task.describe(structure))
-    else:
-        rows = [(name.replace("_", " "), _in_words(value)) for name, value in structure.items() if name != "found"]
-    if "found" in structure:
-        rows.append(("structure of the paper found", _in_words(structure["found"])))
-    return rows
-
-
-def _in_words(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_in_words(inner)}" for name, inner in value.items())
-    if isinstance(value, (list, tuple)):
-        return "; ".join(map(_in_words, value)) or "-"
-    return "-" if value is None else str(value)
 
 
 if __name__ == "__main__":

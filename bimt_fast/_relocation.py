@@ -43,7 +43,8 @@ class RelocationReport:
     """What a relocation did. Costs are wiring.cost() with the wiring's own settings; cost_after <= cost_before.
 
     `swaps` counts swaps for greedy and matching; an exact assignment is counted by its moved neurons less its
-    cycles, the number of swaps that would do the same.
+    cycles, the number of swaps that would do the same. `moved` has for each group that moved the slot (n,) of every
+    neuron; those of inner groups are counted by the slots they sat in before.
     """
 
     cost_before: float
@@ -51,6 +52,7 @@ class RelocationReport:
     swaps: int
     seconds: float
     groups: dict[str, GroupReport] = field(default_factory=dict)
+    moved: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
 
 class Relocation:

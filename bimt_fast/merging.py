@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ._frames import Recorder
+
 THRESHOLD = 0.05  # a connection counts where |w| is above
 # Where a joined neuron is to work, as mean and standard deviation of what it hears: there SiLU is nearly linear.
 _RANGES = ((1.0, 0.3), (1.5, 0.5), (2.0, 1.0), (3.0, 1.0), (3.0, 2.0))
@@ -226,12 +228,19 @@ class MergeSearch:
         optimizer: of all its parameters; it starts afresh with each trial.
         x: as merges.
         objective: as merges.
+        recorder: of the run's frames, which is told of what is undone.
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, objective: Callable[[], float]
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        x: Tensor,
+        objective: Callable[[], float],
+        recorder: Recorder | None = None,
     ) -> None:
         check_model(model)
+        self.recorder = recorder
         self.model, self.optimizer, self.x, self.objective = model, optimizer, x, objective
         self.queue: list[Merge] | None = None  # None: to be proposed
         self.before: dict[str, Any] | None = None  # the run as it was; None: nothing is on trial
@@ -278,12 +287,15 @@ class MergeSearch:
     def _snapshot(self) -> dict[str, Any]:
         wiring = self.model.wiring
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state |= {} if self.recorder is None else {"slots": self.recorder.slots}
         return deepcopy({**state, "permutations": wiring.permutations()})
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.model.wiring.load_permutations(state["permutations"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.recorder is not None and "slots" in state:
+            self.recorder.slots = state["slots"]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that load_state_dict needs to go on, plain data and tensors."""

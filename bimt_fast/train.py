@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ._frames import Recorder
 from .merging import MergeSearch, prune_
 from .optim import AdamW
 from .wiring import Wiring
@@ -187,6 +188,7 @@ def train(
     inputs: Tensor | None = None,
     checkpoint: "Checkpoint | None" = None,
     resume: bool = False,
+    recorder: Recorder | None = None,
 ) -> History:
     """Trains a model by AdamW on loss(model) + lam * connection cost, with a relocation every so many steps.
 
@@ -202,6 +204,7 @@ def train(
             the same function at each step then.
         checkpoint: where to keep the state: about once a minute, at the end, and on Ctrl-C.
         resume: goes on from the checkpoint, to the same bits as a run that was never interrupted.
+        recorder: of frames for an animation; it goes on where the checkpoint does.
 
     Returns:
         History. KeyboardInterrupt passes through: with a checkpoint after the step in hand, which is then saved (a
@@ -216,9 +219,11 @@ def train(
         raise ValueError("resume needs a checkpoint, was given none")
     if preset.merge is not None and inputs is None:
         raise ValueError("inputs must be given where the preset merges neurons, were None")
-    run = _Run(model, wiring, loss, preset, History(every), inputs)
+    run = _Run(model, wiring, loss, preset, History(every), inputs, recorder)
     if resume:
         run.load(checkpoint.load())
+    elif recorder is not None:
+        recorder.start(wiring)
     with _threads_for(model), _progress_bar(preset.steps, run.step, progress) as bar:
         if checkpoint is None:
             run.go(bar)
@@ -230,12 +235,24 @@ def train(
 class _Run:
     """A training run between two steps."""
 
-    def __init__(self, model, wiring, loss, preset: Preset, history: History, inputs: Tensor | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        wiring: Wiring,
+        loss: Callable[[nn.Module], Tensor],
+        preset: Preset,
+        history: History,
+        inputs: Tensor | None,
+        recorder: Recorder | None,
+    ) -> None:
         self.model, self.wiring, self.loss, self.preset, self.history = model, wiring, loss, preset, history
+        self.recorder = recorder
         scale = {"distance_scale": preset.penalty_scale, "proximal": preset.proximal}
         self.optimizer = AdamW(wiring, model.parameters(), **scale)
-        self.search = None if preset.merge is None else MergeSearch(model, self.optimizer, inputs, self.objective)
-        self.prune_at = None if preset.prune_from is None else round(preset.prune_from * preset.steps)
+        self.search = None
+        if preset.merge is not None:
+            self.search = MergeSearch(model, self.optimizer, inputs, self.objective, recorder)
+        self.prune_at = preset.steps if preset.prune_from is None else round(preset.prune_from * preset.steps)
         self.step = 0
 
     @torch.no_grad()
@@ -248,9 +265,10 @@ class _Run:
     def go(self, bar: Callable, after_step: Callable[[], None] | None = None) -> None:
         """All steps that are left."""
         preset, history, optimizer, wiring = self.preset, self.history, self.optimizer, self.wiring
+        recorder = self.recorder
         model, loss, every = self.model, self.loss, self.history.every
         parameters = list(model.parameters())
-        wired = [model.get_parameter(name) for name in wiring.axes]
+        wired = [p for name, p in model.named_parameters() if name in wiring.axes]
         top_k = preset.top_k if preset.strategy == "greedy" else None
         start = perf_counter() - history.seconds
         for step in range(self.step, preset.steps):
@@ -262,7 +280,7 @@ class _Run:
                 p.grad = None
             value = loss(model)
             value.backward()
-            if self.prune_at is not None and step >= self.prune_at:
+            if step >= self.prune_at:
                 for p in wired:
                     p.grad.mul_(p.detach() != 0)
             optimizer.update()
@@ -271,12 +289,17 @@ class _Run:
                 history.relocations += 1
                 history.swaps += report.swaps
                 history.relocation_seconds += report.seconds
+                if recorder is not None:
+                    recorder.follow(report)
             if self.search is not None:
                 self.search_merges(step + 1)
-            if step % every == 0 or step == preset.steps - 1:
+            last = step == preset.steps - 1
+            if step % every == 0 or last:
                 cost = optimizer.cost.item()
                 history.rows.append((step, value.item(), cost, lam))
                 bar(step + 1, loss=value.item(), cost=cost)
+            if recorder is not None and (step % recorder.every == 0 or last):
+                recorder.add(step, value.item(), optimizer.cost.item(), lam)
             self.step = step + 1
             if after_step is not None:
                 history.seconds = perf_counter() - start
@@ -286,7 +309,7 @@ class _Run:
     def set_schedules(self, fraction: float) -> float:
         """Puts lr, lam and the charge on biases into the optimizer; returns lam."""
         preset = self.preset
-        lr = preset.lr if isinstance(preset.lr, float) else value_at(preset.lr, fraction, preset.smooth)
+        lr = value_at(preset.lr, fraction, preset.smooth) if isinstance(preset.lr, Sequence) else preset.lr
         lam = preset.lam_scale * value_at(preset.lam, fraction, preset.smooth)
         for group in self.optimizer.param_groups:
             group["lr"], group["lam"], group["bias"] = lr, lam, value_at(preset.bias, fraction)
@@ -309,6 +332,7 @@ class _Run:
             "random": torch.get_rng_state(),
             "history": asdict(self.history),
             **({} if self.search is None else {"search": self.search.state_dict()}),
+            **({} if self.recorder is None else {"slots": self.recorder.slots}),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -320,6 +344,8 @@ class _Run:
         self.step = state["step"]
         if self.search is not None:
             self.search.load_state_dict(state["search"])
+        if self.recorder is not None:
+            self.recorder.start(self.wiring, self.step, state.get("slots"))
 
 
 def _go_and_save(run: _Run, bar: Callable, checkpoint: "Checkpoint") -> None:

@@ -695,13 +695,14 @@ class Wiring:
             self._refuse_non_finite()
         reports = search_state.run(groups, before)
         after = self._cost_now(search_state.positions) if search_state.moved() else before
-        if after < before:
-            self._move(search_state.moved(), optimizer)
+        moved = search_state.moved() if after < before else {}
+        if moved:
+            self._move(moved, optimizer)
         else:
             unmoved = {"cost_before": before, "cost_after": before}
             after, reports = before, {g: GroupReport(seconds=r.seconds, **unmoved) for g, r in reports.items()}
         swaps = sum(report.swaps for report in reports.values())
-        return RelocationReport(before, after, swaps, time.perf_counter() - start, reports)
+        return RelocationReport(before, after, swaps, time.perf_counter() - start, reports, moved)
 
     @torch.no_grad()
     def best_swaps(self, group: str, top_k: int | None = None) -> tuple[Tensor, Tensor]:

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from bimt_fast import Wiring, geometry, plot
+from bimt_fast import Wiring, _drawing, geometry, plot
 from bimt_fast.nn import BioMLP
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'bimt_fast[plot]'")
 
-from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.collections import LineCollection, PathCollection, PolyCollection
 from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
 
@@ -121,7 +121,7 @@ def test_sheets_are_stacked_and_keep_their_shape():
     for group in ("in", "out"):  # the same affine map for each sheet
         x = wiring.neuron_positions(group).double().numpy()
         across = dots[group][:, 0] - x[:, 0]
-        assert np.polyfit(x[:, 1], across, 1)[0] == pytest.approx(plot._SLANT, abs=1e-4)
+        assert np.polyfit(x[:, 1], across, 1)[0] == pytest.approx(-_drawing._SLANT, abs=1e-4)
     assert dots["in"][:, 1].mean() < dots["h1"][:, 1].mean() < dots["out"][:, 1].mean()
     ends = edges(ax, "layers.1.weight")[0]
     assert {tuple(e) for e in ends[:, :2].round(5)} == {tuple(d) for d in dots["h1"].round(5)}
@@ -185,6 +185,41 @@ def test_wide_networks_stay_within_max_edges():
     positions = {"in": geometry.grid((28, 28)), "h1": geometry.grid((32, 32)), "out": geometry.ring(10)}
     ax = plot.network(BioMLP((784, 1024, 10), positions=positions).wiring, threshold=0.0, max_edges=1000)
     assert [len(c.get_segments()) for c in collections(ax, LineCollection).values()] == [1000, 1000]
+
+
+@pytest.mark.parametrize("most", [0, 7, 1000])
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0), (13, 9), (1, 50)])
+def test_the_strongest_are_found_a_block_at_a_time(shape, most, monkeypatch):
+    monkeypatch.setattr(_drawing, "_BLOCK", 20)
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    index, count, alive = _drawing.strongest(weight, 0.8, most, "w")
+    size = weight.abs().flatten()
+    order = size.argsort(stable=True)
+    order = order[size[order] > 0.8]
+    assert count == len(order) and index.tolist() == order[len(order) - min(most, count) :].tolist()
+    for axis in (0, 1):
+        assert alive[axis].tolist() == (weight.abs() > 0.8).any(1 - axis).tolist()
+
+
+def test_shades_are_tiles_around_their_neurons():
+    positions = {"in": geometry.grid((2, 3)), "out": geometry.ring(4)}
+    wiring = BioMLP((6, 4), positions=positions).wiring
+    wiring.load_permutations({"in": torch.tensor([5, 1, 2, 3, 4, 0]), "out": torch.arange(4)})
+    ax = plot.network(wiring, shades={"in": torch.tensor([2.0, 0, 0, 0, 1, 1])})
+    tiles = collections(ax, PolyCollection)["in shades"]
+    centres = np.array([path.vertices[:4].mean(0) for path in tiles.get_paths()])
+    np.testing.assert_allclose(centres, collections(ax, PathCollection)["in"].get_offsets(), atol=1e-6)
+    widths = [np.ptp(path.vertices[:2, 0]) for path in tiles.get_paths()]
+    np.testing.assert_allclose(widths, 1 / 3, atol=1e-5)
+    assert tiles.get_facecolors()[:, 0].tolist() == pytest.approx([0.4, 1, 1, 1, 0.7, 0.7])
+    for shades, error, sentence in (
+        ([1], TypeError, "shades must be a mapping from group names to numbers, was list"),
+        ({"h9": [1]}, ValueError, "shades must be of groups of two coordinates that are drawn, had 'h9'"),
+        ({"in": [1.0]}, ValueError, "shades of 'in' must be 6 finite numbers, one a neuron"),
+        ({"in": [float("nan")] * 6}, ValueError, "shades of 'in' must be 6 finite numbers, one a neuron"),
+    ):
+        with pytest.raises(error, match=sentence):
+            plot.network(wiring, shades=shades)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

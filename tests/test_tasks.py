@@ -19,7 +19,7 @@ import bimt_fast as bf
 from bimt_fast import plot
 from bimt_fast.__main__ import main
 from bimt_fast.compat import published
-from bimt_fast.tasks import PRESETS, TASKS, Data, _run, _sweep, in_context, mnist, permutation_s4
+from bimt_fast.tasks import TASKS, Data, _run, _sweep, in_context, mnist, permutation_s4
 from bimt_fast.train import ABLATIONS, Checkpoint, Preset, ablate, train
 
 SMALL = [name for name in TASKS if name != "mnist_wide"]
@@ -714,6 +714,14 @@ def test_what_the_command_line_refuses(tmp_path, capsys, monkeypatch):
             main(arguments)
 
 
+def test_mnist_is_drawn_with_its_data(digits, tmp_path, capsys):
+    arguments = ["--data", str(digits), "--out", str(tmp_path)]
+    assert main(["train", "mnist", "--steps", "40", *arguments]) == 0
+    assert {"network.png", "features.png", "report.html"} <= {path.name for path in tmp_path.iterdir()}
+    assert main(["plot", str(tmp_path), "--data", str(tmp_path)]) == 1
+    assert f"no MNIST in {tmp_path}" in capsys.readouterr().err
+
+
 def test_a_missing_matplotlib_is_said(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["train", "products", "--steps", "2", "--out", str(tmp_path)]) == 1
@@ -757,7 +765,7 @@ def test_what_a_sweep_runs():
 
 def test_the_proximal_preset():
     task = replace(TASKS["products"], proximal_scale=50.0)
-    published, proximal = map(task.settings, PRESETS)
+    published, proximal = task.settings("published"), task.settings("proximal")
     assert published == task.preset and [start for start, _ in proximal.lam] == [start for start, _ in published.lam]
     assert [lam for _, lam in proximal.lam] == pytest.approx([0.05, 0.5, 0.5]), "stronger, and no fall at the end"
     assert proximal.proximal and proximal.strategy == "assignment"

@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from .. import backends, plot
-from ..train import Checkpoint, History, Preset, train
+from .._figure import save_figure
+from .._run_report import structure_rows
+from ..train import Checkpoint, History, Preset, Recorder, train
 from ..wiring import Wiring
 from ._task import ACTIVE, Data, Task, accuracy, predict
 
-RESULT, CHECKPOINT = "result.json", "checkpoint.pt"
+RESULT, CHECKPOINT, FRAMES = "result.json", "checkpoint.pt", "frames.bin"
 
 
 def run(
@@ -31,6 +33,7 @@ def run(
     folder: Path | None = None,
     resume: bool = False,
     progress: bool = False,
+    animate: int | None = None,
 ) -> tuple[dict[str, Any], nn.Module]:
     """Trains an experiment; writes checkpoint and result.json.
 
@@ -42,6 +45,7 @@ def run(
         folder: of the data, for tasks that read files.
         resume: goes on from the checkpoint in `out`.
         progress: shows a bar.
+        animate: steps between frames of an animation; None: none are recorded.
 
     Returns:
         What result.json holds, and the model.
@@ -56,13 +60,14 @@ def run(
         raise ValueError(f"a folder of data was given, and {task.name} makes its own")
     with backends.backend(backend) if backend else nullcontext():
         out.mkdir(parents=True, exist_ok=True)
-        data = task.make_data(preset.seed, folder) if task.reads_files else task.make_data(preset.seed)
-        data = data.to(preset.wiring["dtype"])
+        data = load_data(task, preset, folder)
         if not resume:
-            (out / RESULT).unlink(missing_ok=True)  # of an earlier run
+            for name in (RESULT, FRAMES, "animation.gif", "report.html"):
+                (out / name).unlink(missing_ok=True)  # of an earlier run
         torch.manual_seed(preset.seed)
         model = task.make_model(preset)
         settings = {"task": task.name, "ablation": ablation, "backend": serving(), "preset": asdict(preset)}
+        settings |= {} if animate is None else {"animate": animate}
         history = train(
             model,
             model.wiring,
@@ -72,10 +77,17 @@ def run(
             inputs=data.train_x if preset.batch is None else None,
             checkpoint=Checkpoint(out / CHECKPOINT, settings),
             resume=resume,
+            recorder=None if animate is None else Recorder(out / FRAMES, animate),
         )
         result = figures(task, preset, model, data, history, ablation)
     write_result(out, result)
     return result, model
+
+
+def load_data(task: Task, preset: Preset, folder: Path | None = None) -> Data:
+    """Of the preset's seed and dtype; the folder is for tasks that read files."""
+    data = task.make_data(preset.seed, folder) if task.reads_files else task.make_data(preset.seed)
+    return data.to(preset.wiring["dtype"])
 
 
 def task_loss(task: Task, data: Data, batch: int | None) -> Callable[[nn.Module], Tensor]:
@@ -162,13 +174,48 @@ def write_result(out: Path, result: Mapping[str, Any]) -> None:
     os.replace(new, out / RESULT)
 
 
-def draw(task: Task, model: nn.Module, result: Mapping[str, Any], out: Path) -> bool:
-    """network.png and loss.png; says what was written, or why nothing was."""
+def draw(
+    task: Task,
+    model: nn.Module,
+    result: Mapping[str, Any],
+    out: Path,
+    folder: Path | None = None,
+    kind: str = "png",
+) -> bool:
+    """All pictures of a finished run and report.html; says what was written, or why nothing was.
+
+    Args:
+        task, model, result: of the run.
+        out: its folder.
+        folder: of the data, for tasks that read files.
+        kind: of the pictures, "png" or "svg".
+    """
     try:
-        plot.network(model.wiring, labels=task.labels, groups=task.layers, path=out / "network.png")
-        plot.loss_curve(result["history"]["rows"], loss_name=task.loss_name, path=out / "loss.png")
+        for path in _draw_pictures(task, model, result, out, folder, kind):
+            print(f"written: {path}")
+        print(f"written: {plot.report(out, found=found(task, result))}")
     except ImportError as error:
         print(f"no picture: {error}", file=sys.stderr)
         return False
-    print(f"written: {out / 'network.png'}\nwritten: {out / 'loss.png'}")
     return True
+
+
+def _draw_pictures(task, model, result, out: Path, folder: Path | None, kind: str) -> Iterator[Path]:
+    if task.pictures is None:
+        drawn = {"network": plot.network(model.wiring, labels=task.labels, groups=task.layers).figure}
+    else:
+        drawn = task.pictures(model, load_data(task, Preset(**result["preset"]), folder))
+    drawn["loss"] = plot.loss_curve(result["history"]["rows"], loss_name=task.loss_name).figure
+    for name, figure in drawn.items():
+        save_figure(figure, out / f"{name}.{kind}")
+        yield out / f"{name}.{kind}"
+    if (out / FRAMES).exists():
+        options = {"labels": task.labels, "groups": task.layers, "loss_name": task.loss_name}
+        plot.animation(model.wiring, out / FRAMES, out / "animation.gif", **options)
+        yield out / "animation.gif"
+
+
+def found(task: Task, result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The structure that was found, in the experiment's words."""
+    structure = result["structure"]
+    return structure_rows(structure, None if task.describe is None else task.describe(structure))

@@ -25,8 +25,9 @@ def variants(
     """(ablation, preset) of each, once: where nothing swaps strategies make no difference, nor lam where it is 0."""
     found = []
     for name, ablation in product(presets, ablations):
-        preset = ablate(task.settings(name), ablation)
-        swaps, charged = preset.swap_every is not None, ablation != "none"
+        charged = ablation != "none"
+        preset = ablate(task.settings(name) if charged else task.preset, ablation)
+        swaps = preset.swap_every is not None
         for strategy in strategies or [preset.strategy] if swaps else [task.preset.strategy]:
             for scale in lam_scales if charged else [1.0]:
                 variant = ablation, replace(preset, strategy=strategy, lam_scale=scale)

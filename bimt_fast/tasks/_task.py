@@ -3,11 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ..train import Preset, Schedule, reliable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PRESETS = "published", "proximal", "reliable"
 ACTIVE = 0.05  # a connection counts as active where |w| is above
@@ -56,6 +60,7 @@ class Task:
         proximal_scale: how much stronger lam has to be where the penalty shrinks weights behind the step; None: not
             known, and no such preset.
         merges: whether bimt_fast.train.reliable suits the network and its training.
+        pictures: (model, data) -> matplotlib figures by file name, "network" among them; None: the network alone.
     """
 
     name: str
@@ -73,6 +78,7 @@ class Task:
     describe: Callable[[dict], Sequence[tuple[str, str]]] | None = None
     proximal_scale: float | None = None
     merges: bool = False
+    pictures: Callable[[nn.Module, Data], "Mapping[str, Figure]"] | None = None
 
     def settings(self, preset: str) -> Preset:
         """The settings of that name: "published"; ours are "proximal", with exact zeros and exact relocation, and
@@ -96,7 +102,7 @@ class Task:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, x: Tensor) -> Tensor:
+def predict(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """model(x), a few thousand rows at a time."""
     return model(x) if len(x) <= _ROWS else torch.cat([model(rows) for rows in x.split(_ROWS)])
 

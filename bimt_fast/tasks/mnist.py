@@ -1,7 +1,8 @@
 """MNIST: pixels on a grid, hidden layers on grids, the ten digits on a ring.
 
 The question: how far the hidden layers thin out while accuracy is kept. Settings of `mnist`: Liu, Gan, Tegmark 2023
-(arXiv 2305.08746), image classification; those of `mnist_wide`, whose hidden layers hold 4096 neurons, are ours.
+(arXiv 2305.08746), image classification; those of `mnist_wide`, whose hidden layers hold 4096 neurons, are ours: lam is
+four times as large, since a mean over so many weights charges each of them so little.
 
 The data are the four public IDX files, gzipped or not. They are looked for in a folder given, or else in
 `$BIMT_FAST_DATA/mnist`, `$BIMT_FAST_DATA`, and `../shared/data/mnist`; where none has them, torchvision is asked, if it
@@ -13,17 +14,22 @@ import math
 import os
 import struct
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import geometry
+from .. import geometry, plot
 from ..nn import BioMLP
 from ..train import Preset
 from ._structure import active_neurons
-from ._task import BIAS_ALWAYS, Data, Task
+from ._task import ACTIVE, BIAS_ALWAYS, Data, Task, accuracy, predict
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -114,14 +120,92 @@ def make_model(preset: Preset) -> BioMLP:
 
 @torch.no_grad()
 def structure(model: BioMLP, data: Data) -> dict:
-    """How many pixels and neurons of each hidden layer have an active outgoing connection."""
-    pixels, *hidden = (len(active_neurons(layer.weight)) for layer in model.layers)
-    return {"active_pixels": pixels, "active": hidden}
+    """How many pixels and neurons of each hidden layer have an active outgoing connection, and what these suffice for.
 
+    Returns:
+        active_pixels, active: their numbers.
+        accuracy_of_active_connections: on the test images, all other connections left out.
+    """
+    pixels, *hidden = (len(active_neurons(layer.weight)) for layer in model.layers)
+    kept = [torch.where(layer.weight.abs() > ACTIVE, layer.weight, 0) for layer in model.layers]
+
+    def pruned(x: Tensor) -> Tensor:
+        for k, (layer, weight) in enumerate(zip(model.layers, kept, strict=True)):
+            x = nn.functional.linear(x if k == 0 else model.activation(x), weight, layer.bias)
+        return x
+
+    return {
+        "active_pixels": pixels,
+        "active": hidden,
+        "accuracy_of_active_connections": accuracy(predict(pruned, data.test_x), data.test_y),
+    }
+
+
+def features(model: BioMLP, data: Data, count: int = 12, images: int = 500) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """The most important neurons of each hidden layer, what they look for and what they vote for.
+
+    Important is what has much |w| on both sides together, among neurons with an active connection on each. A neuron
+    looks for the gradient of what enters it by the pixels, averaged over test images: in the first hidden layer, its
+    weights. It votes by the gradient of the outputs by what it says, averaged alike: in the last, its weights again.
+
+    Args:
+        model, data: of this task.
+        count: neurons of each layer, at most.
+        images: of the test data to average over.
+
+    Returns:
+        By group: neurons (k,), most important first, images (k, side, side) and votes (k, 10); only of layers that
+        have such neurons.
+    """
+    x = data.test_x[:images].clone().requires_grad_()
+    side = math.isqrt(x.shape[1])
+    found, entering = {}, x
+    for k, (layer, above) in enumerate(pairwise(model.layers)):
+        importance = layer.weight.abs().sum(1) + above.weight.abs().sum(0)
+        active = (layer.weight.abs() > ACTIVE).any(1) & (above.weight.abs() > ACTIVE).any(0)
+        top = (importance * active).topk(min(count, int(active.sum()))).indices
+        into = nn.functional.linear(entering, layer.weight[top], layer.bias[top])
+        said = model.activation(layer(entering))
+        votes = _votes(model, said, k + 1, top)
+        looks = [torch.autograd.grad(into[:, j].sum(), x, retain_graph=True)[0].mean(0) for j in range(len(top))]
+        if looks:
+            found[f"h{k + 1}"] = top, torch.stack(looks).view(-1, side, side), votes
+        entering = said
+    return found
+
+
+def _votes(model: BioMLP, said: Tensor, depth: int, neurons: Tensor) -> Tensor:
+    """(k, 10): the gradient of each output by the inputs (images, n) of a layer, of k neurons, averaged over images.
+
+    Which is the gradient of the mean output by what is added to a neuron at all images.
+    """
+    first, *others = model.layers[depth:]
+    added = torch.zeros(len(neurons), dtype=said.dtype, requires_grad=True)
+    x = first(said).detach() + added @ first.weight[:, neurons].T
+    for layer in others:
+        x = layer(model.activation(x))
+    return torch.stack([torch.autograd.grad(digit, added, retain_graph=True)[0] for digit in x.mean(0)], dim=1)
+
+
+def pictures(model: BioMLP, data: Data) -> "dict[str, Figure]":
+    """The network above an image, and the features of its most important neurons."""
+    shades = {"in": data.test_x[0]}
+    drawn = {"network": plot.network(model.wiring, labels=_LABELS, threshold=ACTIVE, shades=shades).figure}
+    found = features(model, data)
+    if found:
+        titles = {group: f"hidden layer {group[1:]}, most important neurons first" for group in found}
+        drawn["features"] = plot.features(
+            {titles[group]: (looks, votes) for group, (_, looks, votes) in found.items()},
+            names={titles[group]: [f"neuron {k}" for k in top.tolist()] for group, (top, _, _) in found.items()},
+        )
+    return drawn
+
+
+_LABELS = {"out": [str(digit) for digit in range(10)]}
 
 TASK = Task(
     name="mnist",
-    labels={"out": [str(digit) for digit in range(10)]},
+    labels=_LABELS,
     preset=Preset(
         shape=(784, 100, 100, 10),
         steps=40_000,
@@ -142,10 +226,18 @@ TASK = Task(
     structure=structure,
     classify=True,
     reads_files=True,
+    pictures=pictures,
 )
 
 WIDE = replace(
     TASK,
     name="mnist_wide",
-    preset=replace(TASK.preset, shape=(784, 4096, 4096, 10), steps=4000, batch=256, swap_every=200),
+    preset=replace(
+        TASK.preset,
+        shape=(784, 4096, 4096, 10),
+        steps=4000,
+        batch=256,
+        swap_every=200,
+        lam=((0.0, 0.04), (0.25, 0.4), (0.5, 4.0)),
+    ),
 )
