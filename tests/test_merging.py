@@ -174,7 +174,7 @@ def same(model: nn.Module, state: dict) -> bool:
     return all(torch.equal(v, state[k]) for k, v in model.state_dict().items() if isinstance(v, torch.Tensor))
 
 
-SHORT = replace(reliable(TASKS["products"].preset), steps=400, merge_every=20, swap_every=25, seed=0)
+SHORT = replace(reliable(TASKS["products"].preset), steps=200, merge_every=20, swap_every=25, seed=0)
 
 
 def test_pruned_connections_stay_pruned():
@@ -189,9 +189,9 @@ def test_pruned_connections_stay_pruned():
         return task.loss(network(data.train_x), data.train_y)
 
     train(model, model.wiring, loss, replace(SHORT, merge=None, swap_every=None))
-    assert not any(zeros[k] for k in range(340))
-    assert zeros[340] > 0 and {zeros[k] for k in range(340, 400)} == {zeros[340]}
-    assert sum(int((layer.weight == 0).sum()) for layer in model.layers) == zeros[340]
+    assert not any(zeros[k] for k in range(170))
+    assert zeros[170] > 0 and {zeros[k] for k in range(170, 200)} == {zeros[170]}
+    assert sum(int((layer.weight == 0).sum()) for layer in model.layers) == zeros[170]
 
 
 def test_a_resumed_search_ends_in_the_same_bits(tmp_path):
@@ -206,7 +206,7 @@ def test_a_resumed_search_ends_in_the_same_bits(tmp_path):
 
     def interrupted_loss(network):
         steps.append(1)
-        if len(steps) == 250:  # a merge is on trial
+        if len(steps) == 150:  # while merges are judged
             os.kill(os.getpid(), signal.SIGINT)
         return loss(network)
 
