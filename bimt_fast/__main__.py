@@ -1,4 +1,4 @@
-"""python -m bimt_fast info | train TASK | sweep TASK..."""
+"""python -m bimt_fast info | train TASK | sweep TASK... | fit TABLE | predict MODEL TABLE"""
 
 import argparse
 import copy
@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,10 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 
-from . import __version__, backends
+from . import __version__, _report, _table, backends
 from .compat import published
 from .tasks import TASKS, Task, _run, _sweep
 from .train import ABLATIONS, Preset, ablate, read_checkpoint
@@ -27,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -42,6 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     info.set_defaults(run=_info)
     _add_train(commands.add_parser("train", help="train an experiment; writes result.json, checkpoint and pictures"))
     _add_sweep(commands.add_parser("sweep", help="train experiments with several seeds and ablations; prints a table"))
+    _add_fit(commands.add_parser("fit", help="fit a table: a modular network, and a page that shows what it found"))
+    _add_predict(commands.add_parser("predict", help="predict by a model that fit saved"))
     return parser
 
 
@@ -77,6 +81,35 @@ def _add_sweep(run: argparse.ArgumentParser) -> None:
     run.add_argument("--steps", type=_positive, help="optimizer steps (default: each preset's)")
     run.add_argument("--data", type=Path, metavar="DIR", help="folder of the data, for tasks that read files")
     run.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for the results")
+
+
+def _add_fit(run: argparse.ArgumentParser) -> None:
+    run.set_defaults(run=_fit)
+    run.add_argument("table", type=Path, help="a CSV file with names in its first line, or a Parquet file")
+    run.add_argument("--targets", type=_names, required=True, metavar="NAMES", help="columns to predict: y or y,z")
+    run.add_argument("--inputs", type=_names, metavar="NAMES", help="columns to predict from (default: all others)")
+    run.add_argument("--classify", action="store_true", help="the target holds classes, not numbers")
+    run.add_argument("--budget", type=float, metavar="SECONDS", help="for all training (default: as long as it takes)")
+    run.add_argument("--seeds", type=_positive, default=5, help="networks to choose from (default: 5)")
+    run.add_argument("--steps", type=_positive, help="optimizer steps for each (default: the estimator's)")
+    run.add_argument("--hidden", type=_widths, help="neurons of the hidden layers (default: 20,20)")
+    run.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default: 0)")
+    run.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: runs/NAME OF THE TABLE)")
+
+
+def _add_predict(run: argparse.ArgumentParser) -> None:
+    run.set_defaults(run=_predict)
+    run.add_argument("model", type=Path, help="model.pt of fit")
+    run.add_argument("table", type=Path, help="with the columns that the model was fitted to, in any order")
+    run.add_argument("--out", type=Path, metavar="FILE", help="CSV file to write (default: to the terminal)")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    return tuple(_positive(part) for part in text.split(","))
 
 
 def _positive(text: str) -> int:
@@ -169,6 +202,53 @@ def _sweep_tasks(options: argparse.Namespace) -> int:
     print(_sweep.table(rows))
     print(f"written: {options.out / 'sweep.json'}")
     return 0 if drawn else 1
+
+
+def _fit(options: argparse.Namespace) -> int:
+    from . import estimator
+
+    warnings.showwarning = _show_warning
+    out = options.out or Path("runs") / options.table.stem
+    columns = _table.read(options.table)
+    inputs = _table.choose(columns, options.targets, options.inputs)
+    if options.classify and len(options.targets) > 1:
+        raise ValueError(f"targets must be one column of classes, were {len(options.targets)}")
+    for name in options.targets:
+        _table.refuse_bad(name, columns[name], "target", numbers=not options.classify)
+    targets = [columns[name] for name in options.targets]
+    chosen = {name: getattr(options, name) for name in ("steps", "hidden") if getattr(options, name) is not None}
+    fitted = estimator.fit(
+        _table.matrix(columns, inputs),
+        _table.classes_of(targets[0]) if options.classify else np.column_stack(targets),
+        classify=options.classify,
+        names=inputs,
+        target_names=options.targets,
+        out=out,
+        budget=options.budget,
+        seeds=options.seeds,
+        random_state=options.seed,
+        verbose=True,
+        **chosen,
+    )
+    print("\n".join((*fitted.summary_, *(f"written: {out / name}" for name in _report.FILES))))
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from . import estimator
+
+    model = estimator.load(options.model)
+    columns = _table.read(options.table)
+    x = _table.matrix(columns, _table.choose(columns, [], model.input_names))
+    said = dict(zip(model.target_names_, model.predict_rows(x).reshape(len(x), -1).T, strict=True))
+    if model.classifies:
+        said |= {f"p({label})": p for label, p in zip(model.classes_, model.probabilities(x).T, strict=True)}
+    _table.write(said, options.out)
+    return 0
+
+
+def _show_warning(message: Warning | str, *more: object, **others: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _compare_published(wiring: Wiring, preset: Preset) -> dict[str, float]:

@@ -1,0 +1,371 @@
+"""The report of a fitted table: a page that needs no other file, the model, and the figures as JSON."""
+
+import json
+import os
+import platform
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from . import _anatomy, _fitting, _panels, plot
+from ._page import Page
+from ._scikit import check_random_state
+
+if TYPE_CHECKING:
+    from .estimator import BIMTClassifier, BIMTRegressor
+
+    Estimator = BIMTRegressor | BIMTClassifier
+
+FILES = PAGE, MODEL, FIGURES = "report.html", "model.pt", "result.json"
+_HELD_OUT = 0.2  # of the rows
+_NAMES = {"bimt": "BIMT", "l1": "L1 penalty, same size", "none": "no penalty, same size"}
+_SHARES = {"bimt": 0.6, "l1": 0.2, "none": 0.2}  # of the time budget
+_THRESHOLDS = ", ".join(map(str, _fitting.THRESHOLDS))
+_MOST_PANELS = 12
+
+
+def fit(estimator: "Estimator", X: Any, y: Any, names: Any, target_names: Any, out: Path) -> "Estimator":
+    """Fits on four rows in five, as it does two baselines, tests all on the others and writes the folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    start, budget, told = perf_counter(), estimator.budget, []
+    fitted = {}
+    with _noted_warnings(told):
+        estimator.check(X, names)
+        tested = _held_out(y, estimator)
+        learned_x, learned_y = _rows(X, ~tested), _rows(y, ~tested)
+        try:
+            for ablation in _SHARES:
+                share = None if budget is None else _SHARES[ablation] * budget
+                one = estimator if ablation == "bimt" else _other(estimator, ablation)
+                one.budget = share
+                if estimator.verbose:
+                    print(f"{_NAMES[ablation]}:", flush=True)
+                fitted[ablation] = one.fit_table(learned_x, learned_y, names, target_names, warn=one is estimator)
+        except KeyboardInterrupt:
+            if not fitted:
+                raise
+            warnings.warn(f"interrupted: {', '.join(_NAMES[a] for a in _SHARES if a not in fitted)} left out")
+        finally:
+            estimator.budget = budget
+    x_test, y_test = (np.asarray(_rows(table, tested)) for table in (X, y))
+    x_test = x_test.astype(float)
+    result = _result(fitted, x_test, y_test, len(learned_x), told, perf_counter() - start)
+    estimator.save(out / MODEL)
+    _write_json(result, out / FIGURES)
+    _page(estimator, result, np.asarray(learned_x, dtype=float), x_test, y_test).write(out / PAGE)
+    estimator.summary_ = summary(result)
+    return estimator
+
+
+@contextmanager
+def _noted_warnings(told: list[str]) -> Iterator[None]:
+    """What is warned of is shown as ever, and kept for the page."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message, category, *place, **more) -> None:
+            if category is UserWarning:
+                told.append(str(message))
+            shown(message, category, *place, **more)
+
+        warnings.showwarning = show
+        warnings.simplefilter("always", UserWarning)
+        yield
+
+
+def _other(estimator: "Estimator", ablation: str) -> "Estimator":
+    return type(estimator)(**(estimator.get_params() | {"ablation": ablation}))
+
+
+def _held_out(y: Any, estimator: "Estimator") -> np.ndarray:
+    """Bool (n,): a share of the rows, of each class alike."""
+    random = check_random_state(estimator.random_state)
+    labels = np.unique(np.asarray(y), return_inverse=True)[1] if estimator.classifies else np.zeros(len(y))
+    drawn = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        of_class = np.flatnonzero(labels == label)
+        drawn[random.permutation(of_class)[: round(_HELD_OUT * len(of_class))]] = True
+    if not drawn.any():
+        raise ValueError(f"the table must have rows enough to hold some out for a test, had {len(labels)}")
+    return drawn
+
+
+def _rows(table: Any, which: np.ndarray) -> Any:
+    """Of an array or a DataFrame, which keeps its names."""
+    if hasattr(table, "iloc"):
+        return table.iloc[which]
+    return table.filter(which) if hasattr(table, "filter") else np.asarray(table)[which]
+
+
+def _result(
+    fitted: dict[str, "Estimator"], x: np.ndarray, y: np.ndarray, learned: int, told: list[str], seconds: float
+) -> dict[str, Any]:
+    """Settings, versions, figures and times, as result.json holds them."""
+    from . import __version__
+
+    estimator = fitted["bimt"]
+    params = estimator.get_params()
+    return {
+        "kind": type(estimator).__name__,
+        "settings": params | {"random_state": params["random_state"] if _is_plain(params["random_state"]) else None},
+        "versions": {"bimt_fast": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "rows": {"learned from": learned, "tested on": len(x)},
+        "columns": estimator.input_names,
+        "targets": list(estimator.target_names_),
+        "used": estimator.used_inputs,
+        "parts": [{"columns": inputs, "outputs": outputs} for inputs, outputs in estimator.parts],
+        "shuffled": _shuffled(estimator, x, y),
+        "tested": {ablation: _figures(one, x, y) for ablation, one in fitted.items()},
+        "simplest": _simplest(estimator, y),
+        "candidates": estimator.candidates_,
+        "warnings": told,
+        "seconds": seconds,
+    }
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, int)
+
+
+def _figures(estimator: "Estimator", x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
+    """On the test rows, and of the network."""
+    connections, neurons = _anatomy.counts(estimator.network_)
+    wire = next(candidate["wire"] for candidate in estimator.candidates_ if candidate["chosen"])
+    return {
+        **estimator.measure(x, y),
+        "connections": connections,
+        "hidden neurons": neurons,
+        "columns used": len(_anatomy.used_inputs(estimator.network_)),
+        "wire": wire,
+    }
+
+
+def _simplest(estimator: "Estimator", y: np.ndarray) -> float:
+    """The score of who always says the mean, or the commonest class, of what was learned from."""
+    return float(np.max(np.unique(y, return_counts=True)[1]) / len(y)) if estimator.classifies else 0.0
+
+
+def _shuffled(estimator: "Estimator", x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    """The test score where one column's values are dealt anew, by the names of the columns that are used."""
+    random, scores = np.random.RandomState(0), {}
+    for column in _anatomy.used_inputs(estimator.network_):
+        dealt = x.copy()
+        dealt[:, column] = random.permutation(dealt[:, column])
+        scores[estimator.input_names[column]] = estimator.measure(dealt, y)["score"]
+    return scores
+
+
+def _write_json(result: dict[str, Any], path: Path) -> None:
+    new = Path(f"{path}.new")
+    new.write_text(json.dumps(result, indent=2, default=float) + "\n")
+    os.replace(new, path)
+
+
+# The page
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    """What was found, a sentence each."""
+    columns, used = result["columns"], result["used"]
+    unused = [name for name in columns if name not in used]
+    found = [_part_in_words(part) for part in result["parts"]]
+    lines = [f"Used: {_list(used)}." if used else "No column is of use: the network says the same for every row."]
+    if unused:
+        lines.append(f"Not used: {_list(unused)}.")
+    if len(found) > 1:
+        lines.append(f"{len(found)} parts do not talk to each other: {'; '.join(found)}.")
+    else:
+        lines.append(f"One part: {found[0]}.")
+    own = result["tested"]["bimt"]
+    score = "accuracy" if result["kind"] == "BIMTClassifier" else "R²"
+    beside = [f"{result['tested'][a]['score']:.3f} {_NAMES[a]}" for a in ("none", "l1") if a in result["tested"]]
+    lines.append(
+        f"On {result['rows']['tested on']} rows held out: {score} {own['score']:.3f} with {own['connections']}"
+        f" connections{f' ({_list(beside)})' if beside else ''}."
+    )
+    return lines
+
+
+def _part_in_words(part: dict[str, list[str]]) -> str:
+    return f"{_list(part['columns']) or 'nothing'} → {_list(part['outputs'])}"
+
+
+def _list(names: Sequence[str], most: int = 30) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _page(estimator: "Estimator", result: dict[str, Any], learned: np.ndarray, x: np.ndarray, y: np.ndarray) -> Page:
+    page = Page(f"{_list(result['targets'], 5)} from {len(result['columns'])} columns")
+    page.text("\n\n".join(summary(result)))
+    if result["warnings"]:
+        page.text("Note: " + "; ".join(result["warnings"]) + ".")
+    drawn = _can_draw(page)
+    if drawn:
+        page.figure(_network_figure(estimator), *_network_caption(estimator))
+    _say_structure(page, estimator, result)
+    if drawn:
+        _draw_functions(page, estimator, learned)
+    _say_scores(page, estimator, result, x, y, drawn)
+    _say_choice(page, estimator, result, drawn)
+    _say_settings(page, result)
+    return page
+
+
+def _can_draw(page: Page) -> bool:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        page.text("There are no pictures: they need matplotlib (pip install 'bimt_fast[plot]').")
+        return False
+    return True
+
+
+def _network_figure(estimator: "Estimator"):
+    names = {"in": estimator.input_names, "out": estimator.output_names}
+    labels = {group: [_panels.plain(name) for name in texts] for group, texts in names.items()}
+    return plot.network(estimator.network_.wiring, labels=labels, threshold=0.0).figure
+
+
+def _network_caption(estimator: "Estimator") -> tuple[str, str]:
+    caption = (
+        "The network, from the columns below to what it says above. Blue weights are positive, red ones negative, the"
+        " wider the larger; small grey dots are neurons that nothing uses."
+    )
+    parts = "; ".join(f"{_list(inputs)} to {_list(outputs)}" for inputs, outputs in estimator.parts)
+    return caption, f"Network diagram. Connected parts: {parts}."
+
+
+def _say_structure(page: Page, estimator: "Estimator", result: dict[str, Any]) -> None:
+    page.heading("Which columns are used, and what does not talk to what")
+    page.text("Parts share no neuron and no column. What one of them says does not depend on another's columns at all.")
+    rows = [(k + 1, _list(part["columns"]), _list(part["outputs"])) for k, part in enumerate(result["parts"])]
+    page.table(("part", "columns", "outputs"), rows)
+    if result["used"]:
+        score = "accuracy" if estimator.classifies else "R²"
+        page.text(f"How much each column matters: the test {score} where its values are dealt to the rows anew.")
+        scores = sorted(result["shuffled"].items(), key=lambda item: item[1])
+        page.table(
+            ("column", f"{score} without its help", f"{score} with it"),
+            [(name, value, result["tested"]["bimt"]["score"]) for name, value in scores],
+        )
+
+
+def _draw_functions(page: Page, estimator: "Estimator", rows: np.ndarray) -> None:
+    network, names = estimator.network_, estimator.input_names
+    outputs = [
+        _panels.Panel(_panels.plain(name), estimator.output_value(o), inputs, estimator.output_unit)
+        for o, name in enumerate(estimator.output_names)
+        if (inputs := tuple(_anatomy.feeding(_anatomy.weights(network), o)[0].nonzero().flatten().tolist()))
+    ]
+    neurons = _anatomy.last_hidden(network)
+    if not outputs:
+        return
+    page.heading("What is computed")
+    page.figure(
+        _panels.draw(outputs[:_MOST_PANELS], rows, names),
+        "What the network says, against the columns that it depends on: a curve where there is one, a surface where"
+        " there are two (dots are rows of the table), else the mean over rows for the three columns that matter most.",
+    )
+    if len(neurons) == 0:
+        return
+    strongest = sorted(neurons, key=lambda n: -sum(map(abs, n.effect.values())))[:_MOST_PANELS]
+    panels = [
+        _panels.Panel(_neuron_title(estimator, n), estimator.neuron_value(n.index), n.inputs, "activation")
+        for n in sorted(strongest, key=lambda n: n.index)
+    ]
+    left_out = len(neurons) - len(panels)
+    page.figure(
+        _panels.draw(panels, rows, names),
+        "What the neurons of the last hidden layer compute, in the same way, and with which weight it goes to the"
+        " outputs." + (f" The {left_out} with the smallest weights are left out." if left_out else ""),
+    )
+
+
+def _neuron_title(estimator: "Estimator", neuron: _anatomy.Neuron) -> str:
+    goes = [f"{weight:+.2f} to {_panels.plain(estimator.output_names[o])}" for o, weight in neuron.effect.items()]
+    return f"neuron {neuron.index + 1}\n{', '.join(goes[:2])}{', ...' if len(goes) > 2 else ''}"
+
+
+def _say_scores(
+    page: Page, estimator: "Estimator", result: dict[str, Any], x: np.ndarray, y: np.ndarray, drawn: bool
+) -> None:
+    page.heading("How good it is")
+    page.text(
+        f"On {len(y)} rows that no network has seen, beside networks of the same size that were trained on the same"
+        " rows and chosen in the same way; the one without a penalty is kept as it was when its validation error was"
+        " least."
+    )
+    measured = list(next(iter(result["tested"].values())))
+    heads = ["", *(_score_name(estimator, name) for name in measured if name != "per target")]
+    rows = [
+        [_NAMES[ablation], *(value for name, value in figures.items() if name != "per target")]
+        for ablation, figures in result["tested"].items()
+    ]
+    simplest = "always the commonest class" if estimator.classifies else "always the mean"
+    rows.append([simplest, result["simplest"], *[None] * (len(heads) - 2)])
+    page.table(heads, rows)
+    if estimator.classifies:
+        _say_confusion(page, estimator, x, y)
+        return
+    per_target = result["tested"]["bimt"]["per target"]
+    page.table(
+        ("target", "R²", "root mean square error"),
+        [(name, figures["r2"], figures["rmse"]) for name, figures in per_target.items()],
+    )
+    if drawn:
+        truth, prediction = (values.reshape(len(y), -1) for values in (y, estimator.predict_rows(x)))
+        most = slice(0, _MOST_PANELS)
+        names = estimator.output_names[most]
+        page.figure(
+            _panels.predicted(truth[:, most], prediction[:, most], names), "Rows held out: predicted and measured."
+        )
+
+
+def _score_name(estimator: "Estimator", name: str) -> str:
+    score = "accuracy" if estimator.classifies else "R²"
+    return {"score": f"test {score}", "loss": "test loss", "wire": "length of connections"}.get(name, name)
+
+
+def _say_confusion(page: Page, estimator: "Estimator", x: np.ndarray, y: np.ndarray) -> None:
+    page.text("How often each class (rows) was taken for which (columns):")
+    said, classes = estimator.predict_rows(x), estimator.classes_
+    page.table(
+        ("", *map(str, classes)), [(str(a), *(int(((y == a) & (said == b)).sum()) for b in classes)) for a in classes]
+    )
+
+
+def _say_choice(page: Page, estimator: "Estimator", result: dict[str, Any], drawn: bool) -> None:
+    page.heading("How it was chosen")
+    settings = result["settings"]
+    page.text(
+        f"Each network was trained with one strength of the penalty, then pruned at {_THRESHOLDS} and trained on a"
+        " little each time. Kept is the one with the least length of connections among those whose validation error is at most"
+        f" {100 * settings['tolerance']:g} % above the least one, plus {settings['tolerance'] / 10:g}. Validation rows:"
+        f" {100 * settings['validation']:g} % of those learned from."
+    )
+    candidates = result["candidates"]
+    chosen = next(k for k, candidate in enumerate(candidates) if candidate["chosen"])
+    if drawn and len(candidates) > 1:
+        columns = ([c[name] for c in candidates] for name in ("wire", "error", "strength"))
+        page.figure(_panels.trade_off(*columns, chosen), "Every network at every threshold of pruning.")
+    names = ("run", "strength", "threshold", "steps", "error", "wire", "connections", "neurons")
+    heads = ("run", "strength", "pruned at", "steps", "validation error", "length", "connections", "hidden neurons", "")
+    page.table(heads, [(*(c[name] for name in names), "kept" if c["chosen"] else "") for c in candidates])
+
+
+def _say_settings(page: Page, result: dict[str, Any]) -> None:
+    page.heading("The model as a file")
+    page.text(
+        f"{MODEL} lies beside this page. bimt_fast.estimator.load('{MODEL}').predict(X) predicts from the columns"
+        f" {_list(result['columns'])}, in this order; python -m bimt_fast predict {MODEL} TABLE finds them by name."
+    )
+    settings = ", ".join(f"{name} {value}" for name, value in result["settings"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    page.text(f"{result['kind']}: {settings}. {versions}. {result['seconds']:.0f} s in all.")
