@@ -216,21 +216,17 @@ def _fit(options: argparse.Namespace) -> int:
     for name in options.targets:
         _table.refuse_bad(name, columns[name], "target", numbers=not options.classify)
     targets = [columns[name] for name in options.targets]
-    chosen = {name: getattr(options, name) for name in ("steps", "hidden") if getattr(options, name) is not None}
-    fitted = estimator.fit(
+    given = {name: getattr(options, name) for name in ("steps", "hidden") if getattr(options, name) is not None}
+    kind = estimator.BIMTClassifier if options.classify else estimator.BIMTRegressor
+    result = _report.fit(
+        kind(seeds=options.seeds, budget=options.budget, random_state=options.seed, verbose=True, **given),
         _table.matrix(columns, inputs),
         _table.classes_of(targets[0]) if options.classify else np.column_stack(targets),
-        classify=options.classify,
-        names=inputs,
-        target_names=options.targets,
-        out=out,
-        budget=options.budget,
-        seeds=options.seeds,
-        random_state=options.seed,
-        verbose=True,
-        **chosen,
+        inputs,
+        options.targets,
+        out,
     )
-    print("\n".join((*fitted.summary_, *(f"written: {out / name}" for name in _report.FILES))))
+    print("\n".join((*_report.summary(result), *(f"written: {out / name}" for name in _report.FILES))))
     return 0
 
 

@@ -20,7 +20,7 @@ THRESHOLDS = (0.02, 0.05, 0.1, 0.2)  # of pruning
 _LAM_LOW, _LAM_HIGH, _LAM_STEPS = 1e-3, 2e-2, 12
 _BATCH = 1024  # rows a step, at most
 _RETRAINING = 0.05  # of the steps, after each pruning
-_LEAST_STEPS = 4000  # of a run; where the budget is short, there are fewer runs before there are fewer steps
+_LEAST_STEPS = 1500  # of a run; where the budget is short, there are fewer runs before there are fewer steps
 _CAUTION = 0.85  # of the budget is planned for
 _LOOK_EVERY = 50  # steps between looks at the validation error, where nothing is charged
 
@@ -157,7 +157,7 @@ def search(
     tolerance: float,
     budget: float | None,
     say: Callable[[str], None],
-) -> list[Candidate]:
+) -> tuple[list[Candidate], bool]:
     """Trains a network for each seed with one of the strengths; each yields a candidate a threshold of pruning.
 
     Args:
@@ -172,12 +172,12 @@ def search(
         say: told of each network.
 
     Returns:
-        At least one candidate. Ctrl-C ends the search with a warning once there is one.
+        At least one candidate, and whether Ctrl-C ended the search, which it does with a warning once there is one.
 
     Raises:
         KeyboardInterrupt: before the first network was done.
     """
-    clock, found, longest = _Clock(budget), [], 0.0
+    clock, found, longest, interrupted = _Clock(budget), [], 0.0, False
     threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
         try:
@@ -202,10 +202,11 @@ def search(
         except KeyboardInterrupt:
             if not found:
                 raise
+            interrupted = True
             warnings.warn(f"interrupted: the best network so far was kept, of {found[-1].run + 1} of {len(seeds)} runs")
         finally:
             torch.set_num_threads(threads)
-    return found
+    return found, interrupted
 
 
 def _affordable_steps(rows: Rows, preset: Preset, runs: int, clock: _Clock) -> int:

@@ -19,6 +19,7 @@ _SURROUNDINGS = 100  # rows over which the other columns are averaged
 _STRONGEST = 3  # columns drawn, where there are more than two
 _LONGEST = 20  # characters of a name
 _SMALL = 8.0  # points
+_PALE = (0.97, 0.97, 0.97)
 
 
 @dataclass(frozen=True)
@@ -89,19 +90,25 @@ def _curve(ax: "Axes", panel: Panel, rows: np.ndarray, names: Sequence[str]) -> 
 
 def _surface(ax: "Axes", panel: Panel, rows: np.ndarray, names: Sequence[str]) -> None:
     from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.ticker import MaxNLocator
 
     first, second = panel.columns
     across, up = np.meshgrid(_grid(rows[:, first]), _grid(rows[:, second]))
     value = panel.value(_varied(rows[:1], {first: across.ravel(), second: up.ravel()})).reshape(across.shape)
-    colours = LinearSegmentedColormap.from_list("blue and red", [NEGATIVE, (0.97, 0.97, 0.97), POSITIVE])
-    levels = np.linspace(value.min(), value.max() + 1e-12, 12)
-    filled = ax.contourf(across, up, value, levels=levels, cmap=colours, alpha=0.85)
+    low, high = value.min(), value.max()
+    levels = MaxNLocator(11).tick_values(low, high if high > low else low + 1)
+    both_signs = low < 0 < high and min(-low, high) > max(-low, high) / 4
+    shades = [NEGATIVE, _PALE, POSITIVE] if both_signs else [_PALE, POSITIVE]
+    colours = LinearSegmentedColormap.from_list("shades", shades)
+    most = max(-levels[0], levels[-1])
+    ends = {"vmin": -most, "vmax": most} if both_signs else {}
+    filled = ax.contourf(across, up, value, levels=levels, cmap=colours, alpha=0.85, **ends)
     ax.contour(across, up, value, levels=levels, colors="white", linewidths=0.4, linestyles="solid")
     ax.plot(rows[:, first], rows[:, second], ".", color="black", markersize=1.2, alpha=0.35)
     ax.set(xlim=(across.min(), across.max()), ylim=(up.min(), up.max()))
     ax.set_xlabel(plain(names[first]), fontsize=_SMALL)
     ax.set_ylabel(plain(names[second]), fontsize=_SMALL)
-    bar = ax.figure.colorbar(filled, ax=ax, format="%.3g", ticks=levels[::3])
+    bar = ax.figure.colorbar(filled, ax=ax, ticks=levels[::2])
     bar.ax.tick_params(labelsize=_SMALL - 1, length=2)
     bar.set_label(panel.unit, fontsize=_SMALL)
     bar.outline.set_visible(False)
@@ -141,16 +148,9 @@ def _varied(row: np.ndarray, values: dict[int, np.ndarray]) -> np.ndarray:
 
 def _rug(ax: "Axes", column: np.ndarray) -> None:
     low, high = ax.get_xlim()
-    seen = column[(column >= low) & (column <= high)]
-    ax.plot(
-        seen,
-        np.full(len(seen), 0.015),
-        "|",
-        color=UNSIGNED,
-        markersize=4,
-        alpha=0.4,
-        transform=ax.get_xaxis_transform(),
-    )
+    seen = column[(column >= low) & (column <= high)][:_SURROUNDINGS]
+    height = np.full(len(seen), 0.02)
+    ax.plot(seen, height, "|", color=UNSIGNED, markersize=4, alpha=0.3, transform=ax.get_xaxis_transform())
 
 
 def predicted(truth: np.ndarray, prediction: np.ndarray, names: Sequence[str]) -> "Figure":
@@ -165,6 +165,7 @@ def predicted(truth: np.ndarray, prediction: np.ndarray, names: Sequence[str]) -
         ax.set_xlabel(f"{plain(name)}, measured", fontsize=_SMALL)
         ax.set_ylabel("predicted", fontsize=_SMALL)
         ax.set_aspect("equal", "box")
+        ax.locator_params(nbins=5)
         ax.tick_params(labelsize=_SMALL - 1, length=2)
         ax.spines[["top", "right"]].set_visible(False)
     for ax in axes[len(names) :]:
@@ -172,24 +173,34 @@ def predicted(truth: np.ndarray, prediction: np.ndarray, names: Sequence[str]) -
     return figure
 
 
-def trade_off(wire: Sequence[float], error: Sequence[float], strength: Sequence[float], chosen: int) -> "Figure":
-    """Validation error against wire, a dot a network, coloured by the strength of its penalty."""
-    from matplotlib.colors import LogNorm
+def trade_off(wire: Sequence[float], error: Sequence[float], strength: Sequence[float], kept: int) -> "Figure":
+    """Validation error against wire, a dot a network, coloured by the strength of its penalty; the kept one ringed."""
+    from matplotlib import colormaps
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure = new_figure(4.6, 2.8)
     ax = figure.add_subplot()
-    dots = ax.scatter(wire, error, c=strength, cmap="viridis", norm=LogNorm(), s=22, linewidths=0)
-    ax.scatter(wire[chosen], error[chosen], s=90, facecolors="none", edgecolors=NEGATIVE, linewidths=1.6)
-    ax.annotate(
-        "kept", (wire[chosen], error[chosen]), (7, 6), textcoords="offset points", fontsize=_SMALL, color=NEGATIVE
-    )
+    kinds = sorted(set(strength))
+    for k, kind in enumerate(kinds):
+        points = [(w, e) for w, e, s in zip(wire, error, strength, strict=True) if s == kind]
+        colour = colormaps["viridis"](0.9 * k / max(len(kinds) - 1, 1))
+        ax.plot(*zip(*points, strict=True), "o", color=colour, markersize=5, markeredgewidth=0, label=f"{kind:g}")
+    ax.plot(wire[kept], error[kept], "o", markersize=10, markerfacecolor="none", color=NEGATIVE, markeredgewidth=1.5)
     ax.set(yscale="log", xscale="log")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
     ax.set_xlabel("length of all connections", fontsize=_SMALL)
     ax.set_ylabel("validation error", fontsize=_SMALL)
     ax.tick_params(which="both", labelsize=_SMALL - 1, length=2)
     ax.spines[["top", "right"]].set_visible(False)
-    bar = figure.colorbar(dots, ax=ax)
-    bar.set_label("strength of the penalty", fontsize=_SMALL)
-    bar.ax.tick_params(which="both", labelsize=_SMALL - 1, length=2)
-    bar.outline.set_visible(False)
+    legend = ax.legend(
+        title="strength of\nthe penalty",
+        frameon=False,
+        fontsize=_SMALL - 1,
+        loc="center left",
+        bbox_to_anchor=(1.0, 0.5),
+    )
+    legend.get_title().set_fontsize(_SMALL - 1)
     return figure

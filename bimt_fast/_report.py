@@ -18,49 +18,64 @@ from ._page import Page
 from ._scikit import check_random_state
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from .estimator import BIMTClassifier, BIMTRegressor
 
     Estimator = BIMTRegressor | BIMTClassifier
 
 FILES = PAGE, MODEL, FIGURES = "report.html", "model.pt", "result.json"
 _HELD_OUT = 0.2  # of the rows
-_NAMES = {"bimt": "BIMT", "l1": "L1 penalty, same size", "none": "no penalty, same size"}
+_NAMES = {"bimt": "BIMT", "l1": "an L1 penalty", "none": "no penalty"}
 _SHARES = {"bimt": 0.6, "l1": 0.2, "none": 0.2}  # of the time budget
 _THRESHOLDS = ", ".join(map(str, _fitting.THRESHOLDS))
 _MOST_PANELS = 12
+_GREY = (0.6, 0.6, 0.6)
 
 
-def fit(estimator: "Estimator", X: Any, y: Any, names: Any, target_names: Any, out: Path) -> "Estimator":
-    """Fits on four rows in five, as it does two baselines, tests all on the others and writes the folder."""
+def fit(estimator: "Estimator", X: Any, y: Any, names: Any, target_names: Any, out: Path) -> dict[str, Any]:
+    """Fits on four rows in five, as it does two baselines, tests all on the others and writes the folder.
+
+    Returns:
+        What result.json holds.
+    """
+    if estimator.ablation != "bimt":
+        raise ValueError(f"ablation must be 'bimt' where a report is written, was {estimator.ablation!r}")
+    start, told, fitted = perf_counter(), [], {}
+    estimator.check(X, names)
+    tested = _held_out(y, estimator)
+    learned_x, learned_y = _rows(X, ~tested), _rows(y, ~tested)
     out.mkdir(parents=True, exist_ok=True)
-    start, budget, told = perf_counter(), estimator.budget, []
-    fitted = {}
     with _noted_warnings(told):
-        estimator.check(X, names)
-        tested = _held_out(y, estimator)
-        learned_x, learned_y = _rows(X, ~tested), _rows(y, ~tested)
-        try:
-            for ablation in _SHARES:
-                share = None if budget is None else _SHARES[ablation] * budget
-                one = estimator if ablation == "bimt" else _other(estimator, ablation)
-                one.budget = share
-                if estimator.verbose:
-                    print(f"{_NAMES[ablation]}:", flush=True)
-                fitted[ablation] = one.fit_table(learned_x, learned_y, names, target_names, warn=one is estimator)
-        except KeyboardInterrupt:
-            if not fitted:
-                raise
-            warnings.warn(f"interrupted: {', '.join(_NAMES[a] for a in _SHARES if a not in fitted)} left out")
-        finally:
-            estimator.budget = budget
+        for ablation in _SHARES:
+            if estimator.verbose:
+                print(f"{_NAMES[ablation]}:", flush=True)
+            one = _with_share(estimator, ablation)
+            try:
+                one.fit_table(learned_x, learned_y, names, target_names, warn=ablation == "bimt")
+            except KeyboardInterrupt:
+                if ablation == "bimt":
+                    raise
+                warnings.warn(f"interrupted: no network was trained with {_NAMES[ablation]}")
+                break
+            fitted[ablation] = one
+            if one.interrupted_:
+                break
+    estimator.take(fitted["bimt"])
     x_test, y_test = (np.asarray(_rows(table, tested)) for table in (X, y))
     x_test = x_test.astype(float)
     result = _result(fitted, x_test, y_test, len(learned_x), told, perf_counter() - start)
     estimator.save(out / MODEL)
     _write_json(result, out / FIGURES)
     _page(estimator, result, np.asarray(learned_x, dtype=float), x_test, y_test).write(out / PAGE)
-    estimator.summary_ = summary(result)
-    return estimator
+    return result
+
+
+def _with_share(estimator: "Estimator", ablation: str) -> "Estimator":
+    """An estimator like it, with its share of the time budget."""
+    params = estimator.get_params()
+    budget = None if params["budget"] is None else _SHARES[ablation] * params["budget"]
+    return type(estimator)(**(params | {"ablation": ablation, "budget": budget}))
 
 
 @contextmanager
@@ -77,10 +92,6 @@ def _noted_warnings(told: list[str]) -> Iterator[None]:
         warnings.showwarning = show
         warnings.simplefilter("always", UserWarning)
         yield
-
-
-def _other(estimator: "Estimator", ablation: str) -> "Estimator":
-    return type(estimator)(**(estimator.get_params() | {"ablation": ablation}))
 
 
 def _held_out(y: Any, estimator: "Estimator") -> np.ndarray:
@@ -184,10 +195,10 @@ def summary(result: dict[str, Any]) -> list[str]:
         lines.append(f"One part: {found[0]}.")
     own = result["tested"]["bimt"]
     score = "accuracy" if result["kind"] == "BIMTClassifier" else "R²"
-    beside = [f"{result['tested'][a]['score']:.3f} {_NAMES[a]}" for a in ("none", "l1") if a in result["tested"]]
+    beside = [f"{result['tested'][a]['score']:.3f} with {_NAMES[a]}" for a in ("none", "l1") if a in result["tested"]]
     lines.append(
         f"On {result['rows']['tested on']} rows held out: {score} {own['score']:.3f} with {own['connections']}"
-        f" connections{f' ({_list(beside)})' if beside else ''}."
+        f" connections{f'; networks of the same size: {_list(beside)}' if beside else ''}."
     )
     return lines
 
@@ -227,16 +238,31 @@ def _can_draw(page: Page) -> bool:
     return True
 
 
-def _network_figure(estimator: "Estimator"):
-    names = {"in": estimator.input_names, "out": estimator.output_names}
-    labels = {group: [_panels.plain(name) for name in texts] for group, texts in names.items()}
-    return plot.network(estimator.network_.wiring, labels=labels, threshold=0.0).figure
+def _network_figure(estimator: "Estimator") -> "Figure":
+    """With the columns' names, those that are not used in grey, and the numbers of the last hidden neurons."""
+    network = estimator.network_
+    neurons = {neuron.index for neuron in _anatomy.last_hidden(network)}
+    last, width = f"h{len(estimator.hidden)}", estimator.hidden[-1]
+    labels = {
+        last: [str(k + 1) if k in neurons else "" for k in range(width)],
+        "in": [_panels.plain(name) for name in estimator.input_names],
+        "out": [_panels.plain(name) for name in estimator.output_names],
+    }
+    ax = plot.network(network.wiring, labels=labels, threshold=0.0)
+    for text in ax.texts[: len(neurons)]:  # small, at the upper right of their dots
+        text.set(rotation=0, fontsize=7, ha="left", va="bottom", color=_GREY)
+        text.xyann = (3, 1)
+    used = _anatomy.used_inputs(network)
+    for k, text in enumerate(ax.texts[len(neurons) : len(neurons) + len(labels["in"])]):
+        if k not in used:
+            text.set_color(_GREY)
+    return ax.figure
 
 
 def _network_caption(estimator: "Estimator") -> tuple[str, str]:
     caption = (
         "The network, from the columns below to what it says above. Blue weights are positive, red ones negative, the"
-        " wider the larger; small grey dots are neurons that nothing uses."
+        " wider the larger; small grey dots are neurons that nothing uses. The numbers are those of the neurons below."
     )
     parts = "; ".join(f"{_list(inputs)} to {_list(outputs)}" for inputs, outputs in estimator.parts)
     return caption, f"Network diagram. Connected parts: {parts}."
@@ -245,6 +271,8 @@ def _network_caption(estimator: "Estimator") -> tuple[str, str]:
 def _say_structure(page: Page, estimator: "Estimator", result: dict[str, Any]) -> None:
     page.heading("Which columns are used, and what does not talk to what")
     page.text("Parts share no neuron and no column. What one of them says does not depend on another's columns at all.")
+    if len(estimator.output_names) > 1 and estimator.classifies:
+        page.text("Outputs are scores of classes; the likeliest class has the highest score.")
     rows = [(k + 1, _list(part["columns"]), _list(part["outputs"])) for k, part in enumerate(result["parts"])]
     page.table(("part", "columns", "outputs"), rows)
     if result["used"]:
@@ -290,7 +318,8 @@ def _draw_functions(page: Page, estimator: "Estimator", rows: np.ndarray) -> Non
 
 def _neuron_title(estimator: "Estimator", neuron: _anatomy.Neuron) -> str:
     goes = [f"{weight:+.2f} to {_panels.plain(estimator.output_names[o])}" for o, weight in neuron.effect.items()]
-    return f"neuron {neuron.index + 1}\n{', '.join(goes[:2])}{', ...' if len(goes) > 2 else ''}"
+    said = ", ".join(goes[:2]).replace("-", "\N{MINUS SIGN}")
+    return f"neuron {neuron.index + 1}\n{said}{', …' if len(goes) > 2 else ''}"
 
 
 def _say_scores(
@@ -305,7 +334,7 @@ def _say_scores(
     measured = list(next(iter(result["tested"].values())))
     heads = ["", *(_score_name(estimator, name) for name in measured if name != "per target")]
     rows = [
-        [_NAMES[ablation], *(value for name, value in figures.items() if name != "per target")]
+        [_NAMES[ablation].removeprefix("an "), *(value for name, value in figures.items() if name != "per target")]
         for ablation, figures in result["tested"].items()
     ]
     simplest = "always the commonest class" if estimator.classifies else "always the mean"
@@ -343,12 +372,12 @@ def _say_confusion(page: Page, estimator: "Estimator", x: np.ndarray, y: np.ndar
 
 def _say_choice(page: Page, estimator: "Estimator", result: dict[str, Any], drawn: bool) -> None:
     page.heading("How it was chosen")
-    settings = result["settings"]
+    tolerance, validation = (result["settings"][name] for name in ("tolerance", "validation"))
     page.text(
         f"Each network was trained with one strength of the penalty, then pruned at {_THRESHOLDS} and trained on a"
-        " little each time. Kept is the one with the least length of connections among those whose validation error is at most"
-        f" {100 * settings['tolerance']:g} % above the least one, plus {settings['tolerance'] / 10:g}. Validation rows:"
-        f" {100 * settings['validation']:g} % of those learned from."
+        " little each time. Kept is the one with the least length of connections among those whose validation error is"
+        f" at most {100 * tolerance:g} % above the least one, plus {tolerance / 10:g}. Validation rows:"
+        f" {100 * validation:g} % of those learned from."
     )
     candidates = result["candidates"]
     chosen = next(k for k, candidate in enumerate(candidates) if candidate["chosen"])

@@ -67,8 +67,8 @@ except ImportError:
         if y.dtype.kind == "f" and (y != y.round()).any():
             raise ValueError("y must hold classes, held numbers that are not whole")
 
-    def check_is_fitted(estimator: BaseEstimator) -> None:
-        if not hasattr(estimator, "network_"):
+    def check_is_fitted(estimator: BaseEstimator, attribute: str) -> None:
+        if not hasattr(estimator, attribute):
             raise NotFittedError(f"{type(estimator).__name__} must be fitted first, was not")
 
     def validate_data(estimator: BaseEstimator, X: Any, y: Any = "none", *, reset: bool = True, **options: Any) -> Any:

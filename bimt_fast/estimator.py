@@ -55,7 +55,24 @@ class _BIMT(BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _fit(self, X: np.ndarray, goals: Tensor, outputs: int) -> None:
+    def fit_table(self, X: Any, y: Any, names: Names = None, target_names: Names = None, warn: bool = True) -> "_BIMT":
+        """fit for arrays whose columns have names; `warn` of what is odd about them. A failure changes nothing."""
+        before = dict(vars(self))
+        try:
+            self.check(X, names)
+            self._learn(X, y, names, target_names, warn)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+        return self
+
+    def take(self, other: "_BIMT") -> None:
+        """What another one of this kind has learned; parameters stay."""
+        params = self.get_params()
+        vars(self).update({name: value for name, value in vars(other).items() if name not in params})
+
+    def _search(self, X: np.ndarray, goals: Tensor, outputs: int) -> None:
         """Trains on checked rows; goals (n, targets) standardised numbers, or int64 (n,) classes."""
         random = check_random_state(self.random_state)
         self.x_mean_, self.x_scale_ = X.mean(0), _scale(X)
@@ -67,7 +84,7 @@ class _BIMT(BaseEstimator):
         sides = (x[learned_from], goals[learned_from], x[chosen_by], goals[chosen_by])
         rows = _fitting.Rows(*sides, self._row_loss, constant)
         shape = (X.shape[1], *self.hidden, outputs)
-        found = _fitting.search(
+        found, self.interrupted_ = _fitting.search(
             rows,
             shape,
             ablation=self.ablation,
@@ -119,7 +136,7 @@ class _BIMT(BaseEstimator):
         return (X - self.x_mean_) / self.x_scale_
 
     def _checked_rows(self, X: Any) -> np.ndarray:
-        check_is_fitted(self)
+        check_is_fitted(self, "network_")
         _refuse_bad_columns(X)
         return np.asarray(validate_data(self, X, reset=False, dtype=np.float64))
 
@@ -148,13 +165,13 @@ class _BIMT(BaseEstimator):
     @property
     def used_inputs(self) -> list[str]:
         """Names of the columns on which a prediction depends."""
-        check_is_fitted(self)
+        check_is_fitted(self, "network_")
         return [self.input_names[i] for i in _anatomy.used_inputs(self.network_)]
 
     @property
     def parts(self) -> list[tuple[list[str], list[str]]]:
         """Parts of the network that share no neuron and no column: for each its columns and its outputs, by name."""
-        check_is_fitted(self)
+        check_is_fitted(self, "network_")
         inputs, outputs = self.input_names, self.output_names
         return [
             ([inputs[i] for i in part.inputs], [outputs[o] for o in part.outputs])
@@ -170,7 +187,7 @@ class _BIMT(BaseEstimator):
             OSError: it cannot be written.
             sklearn's NotFittedError, a ValueError: before fit.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "network_")
         params = self.get_params()
         if not isinstance(params["random_state"], Integral):
             params["random_state"] = None
@@ -226,6 +243,7 @@ _PARAMETERS = """
         target_names_: of y, or "y" ("y0", "y1", ...).
         x_mean_, x_scale_: of the columns.
         candidates_: a dict of figures for each pruned network.
+        interrupted_: whether Ctrl-C ended the search.
 """
 
 
@@ -237,7 +255,7 @@ class BIMTRegressor(RegressorMixin, _BIMT):
     """
     classifies, output_unit = False, "target"
 
-    def fit(self, X: Any, y: Any) -> "BIMTRegressor":
+    def fit(self, X: Any, y: Any) -> "_BIMT":
         """Trains networks on the rows and keeps one.
 
         Args:
@@ -253,11 +271,7 @@ class BIMTRegressor(RegressorMixin, _BIMT):
         """
         return self.fit_table(X, y)
 
-    def fit_table(
-        self, X: Any, y: Any, names: Names = None, target_names: Names = None, warn: bool = True
-    ) -> "BIMTRegressor":
-        """The same for arrays whose columns have names; `warn` of what is odd about them."""
-        self.check(X, names)
+    def _learn(self, X: Any, y: Any, names: Names, target_names: Names, warn: bool) -> None:
         target_names = target_names or _target_names(y)
         X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
         X, y = np.asarray(X), np.asarray(y, dtype=np.float64)
@@ -267,8 +281,7 @@ class BIMTRegressor(RegressorMixin, _BIMT):
         if warn:
             _table.warn_about(self.input_names, X, self.target_names_, many)
         self.y_mean_, self.y_scale_, self._flat = many.mean(0), _scale(many), y.ndim == 1
-        self._fit(X, torch.from_numpy((many - self.y_mean_) / self.y_scale_), many.shape[1])
-        return self
+        self._search(X, torch.from_numpy((many - self.y_mean_) / self.y_scale_), many.shape[1])
 
     def predict(self, X: Any) -> np.ndarray:
         """(n, inputs) -> float64 (n,) or (n, targets), as y was in fit.
@@ -327,9 +340,9 @@ class BIMTClassifier(ClassifierMixin, _BIMT):
     Loss: cross entropy. Two classes need one output, more have one each.
 {_PARAMETERS}        classes_: sorted.
     """
-    classifies, output_unit = True, "log odds"
+    classifies = True
 
-    def fit(self, X: Any, y: Any) -> "BIMTClassifier":
+    def fit(self, X: Any, y: Any) -> "_BIMT":
         """Trains networks on the rows and keeps one.
 
         Args:
@@ -345,11 +358,7 @@ class BIMTClassifier(ClassifierMixin, _BIMT):
         """
         return self.fit_table(X, y)
 
-    def fit_table(
-        self, X: Any, y: Any, names: Names = None, target_names: Names = None, warn: bool = True
-    ) -> "BIMTClassifier":
-        """The same for arrays whose columns have names; `warn` of what is odd about them."""
-        self.check(X, names)
+    def _learn(self, X: Any, y: Any, names: Names, target_names: Names, warn: bool) -> None:
         target_names = target_names or _target_names(y, numbers=False)
         X, y = validate_data(self, X, y, dtype=np.float64)
         X, y = np.asarray(X), np.asarray(y)
@@ -361,8 +370,7 @@ class BIMTClassifier(ClassifierMixin, _BIMT):
         self._take_names(names)
         if warn:
             _table.warn_about(self.input_names, X, self.target_names_, classes[:, None].astype(float))
-        self._fit(X, torch.from_numpy(classes), 1 if len(self.classes_) == 2 else len(self.classes_))
-        return self
+        self._search(X, torch.from_numpy(classes), 1 if len(self.classes_) == 2 else len(self.classes_))
 
     def predict(self, X: Any) -> np.ndarray:
         """(n, inputs) -> (n,) classes.
@@ -392,14 +400,13 @@ class BIMTClassifier(ClassifierMixin, _BIMT):
         return logits.softmax(1).numpy()
 
     def output_value(self, output: int) -> Callable[[np.ndarray], np.ndarray]:
-        """The log odds of a class against all others: rows -> (n,)."""
-        column = output if len(self.classes_) > 2 else 1
+        """The score of a class: rows -> (n,)."""
+        return lambda x: self.outputs(x)[:, output]
 
-        def value(x: np.ndarray) -> np.ndarray:
-            p = self.probabilities(x)[:, column].clip(1e-12, 1 - 1e-12)
-            return np.log(p / (1 - p))
-
-        return value
+    @property
+    def output_unit(self) -> str:
+        """Of two classes' one output, or of many classes' scores, whose differences are log odds."""
+        return "log odds" if len(self.classes_) == 2 else "score"
 
     def measure(self, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
         """Accuracy and loss, on float64 rows; no class that was never learned from is likely."""
@@ -467,7 +474,8 @@ def fit(
         return estimator.fit_table(X, y, names, target_names)
     from . import _report
 
-    return _report.fit(estimator, X, y, names, target_names, Path(out))
+    _report.fit(estimator, X, y, names, target_names, Path(out))
+    return estimator
 
 
 def load(path: str | os.PathLike) -> BIMTRegressor | BIMTClassifier:
