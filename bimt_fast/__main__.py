@@ -235,7 +235,7 @@ def _predict(options: argparse.Namespace) -> int:
 
     model = estimator.load(options.model)
     columns = _table.read(options.table)
-    x = _table.matrix(columns, _table.choose(columns, [], model.input_names))
+    x = _table.matrix(columns, _table.choose(columns, [], model.input_names_))
     said = dict(zip(model.target_names_, model.predict_rows(x).reshape(len(x), -1).T, strict=True))
     if model.classifies:
         said |= {f"p({label})": p for label, p in zip(model.classes_, model.probabilities(x).T, strict=True)}

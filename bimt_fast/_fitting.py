@@ -48,7 +48,7 @@ def recipe(shape: Sequence[int], steps: int, seed: int, strength: float = 1.0) -
         bias=((0.0, False), (0.8, True)),
         base_length=0.1,
         distance_scale=1.0,
-        swap_every=max(1, min(200, steps // 50)),
+        swap_every=max(20, min(200, steps // 50)),
         strategy="auto",
         seed=seed,
     )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FILES = PAGE, MODEL, FIGURES = "report.html", "model.pt", "result.json"
 _HELD_OUT = 0.2  # of the rows
 _NAMES = {"bimt": "BIMT", "l1": "an L1 penalty", "none": "no penalty"}
-_SHARES = {"bimt": 0.6, "l1": 0.2, "none": 0.2}  # of the time budget
+_SHARES = {"bimt": 0.5, "l1": 0.3, "none": 0.2}  # of the time budget
 _THRESHOLDS = ", ".join(map(str, _fitting.THRESHOLDS))
 _MOST_PANELS = 12
 _GREY = (0.6, 0.6, 0.6)
@@ -127,7 +127,7 @@ def _result(
         "settings": params | {"random_state": params["random_state"] if _is_plain(params["random_state"]) else None},
         "versions": {"bimt_fast": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "rows": {"learned from": learned, "tested on": len(x)},
-        "columns": estimator.input_names,
+        "columns": estimator.input_names_,
         "targets": list(estimator.target_names_),
         "used": estimator.used_inputs,
         "parts": [{"columns": inputs, "outputs": outputs} for inputs, outputs in estimator.parts],
@@ -154,6 +154,7 @@ def _figures(estimator: "Estimator", x: np.ndarray, y: np.ndarray) -> dict[str, 
         "hidden neurons": neurons,
         "columns used": len(_anatomy.used_inputs(estimator.network_)),
         "wire": wire,
+        "networks": len({candidate["run"] for candidate in estimator.candidates_}),
     }
 
 
@@ -168,7 +169,7 @@ def _shuffled(estimator: "Estimator", x: np.ndarray, y: np.ndarray) -> dict[str,
     for column in _anatomy.used_inputs(estimator.network_):
         dealt = x.copy()
         dealt[:, column] = random.permutation(dealt[:, column])
-        scores[estimator.input_names[column]] = estimator.measure(dealt, y)["score"]
+        scores[estimator.input_names_[column]] = estimator.measure(dealt, y)["score"]
     return scores
 
 
@@ -245,7 +246,7 @@ def _network_figure(estimator: "Estimator") -> "Figure":
     last, width = f"h{len(estimator.hidden)}", estimator.hidden[-1]
     labels = {
         last: [str(k + 1) if k in neurons else "" for k in range(width)],
-        "in": [_panels.plain(name) for name in estimator.input_names],
+        "in": [_panels.plain(name) for name in estimator.input_names_],
         "out": [_panels.plain(name) for name in estimator.output_names],
     }
     ax = plot.network(network.wiring, labels=labels, threshold=0.0)
@@ -286,7 +287,7 @@ def _say_structure(page: Page, estimator: "Estimator", result: dict[str, Any]) -
 
 
 def _draw_functions(page: Page, estimator: "Estimator", rows: np.ndarray) -> None:
-    network, names = estimator.network_, estimator.input_names
+    network, names = estimator.network_, estimator.input_names_
     outputs = [
         _panels.Panel(_panels.plain(name), estimator.output_value(o), inputs, estimator.output_unit)
         for o, name in enumerate(estimator.output_names)
@@ -359,7 +360,12 @@ def _say_scores(
 
 def _score_name(estimator: "Estimator", name: str) -> str:
     score = "accuracy" if estimator.classifies else "R²"
-    return {"score": f"test {score}", "loss": "test loss", "wire": "length of connections"}.get(name, name)
+    return {
+        "score": f"test {score}",
+        "loss": "test loss",
+        "wire": "length of connections",
+        "networks": "networks tried",
+    }.get(name, name)
 
 
 def _say_confusion(page: Page, estimator: "Estimator", x: np.ndarray, y: np.ndarray) -> None:

@@ -110,9 +110,10 @@ class _BIMT(BaseEstimator):
         return drawn if drawn.any() and not drawn.all() else torch.ones_like(drawn)
 
     def _take_names(self, names: Names) -> None:
-        if names is not None:
-            _table.check_names(names)
-            self.feature_names_in_ = np.array(names, dtype=object)
+        if names is None:
+            names = list(map(str, getattr(self, "feature_names_in_", _numbered("x", self.n_features_in_))))
+        _table.check_names(names)
+        self.input_names_ = names
 
     def check(self, X: Any, names: Names = None) -> None:
         """Refuses parameters, and columns of X, that are not as they must be, with a ValueError."""
@@ -157,22 +158,16 @@ class _BIMT(BaseEstimator):
     # What the network turned out to be
 
     @property
-    def input_names(self) -> list[str]:
-        """Of the columns: as in fit's DataFrame, else x0, x1, ..."""
-        names = getattr(self, "feature_names_in_", None)
-        return _numbered("x", self.n_features_in_) if names is None else [str(name) for name in names]
-
-    @property
     def used_inputs(self) -> list[str]:
         """Names of the columns on which a prediction depends."""
         check_is_fitted(self, "network_")
-        return [self.input_names[i] for i in _anatomy.used_inputs(self.network_)]
+        return [self.input_names_[i] for i in _anatomy.used_inputs(self.network_)]
 
     @property
     def parts(self) -> list[tuple[list[str], list[str]]]:
         """Parts of the network that share no neuron and no column: for each its columns and its outputs, by name."""
         check_is_fitted(self, "network_")
-        inputs, outputs = self.input_names, self.output_names
+        inputs, outputs = self.input_names_, self.output_names
         return [
             ([inputs[i] for i in part.inputs], [outputs[o] for o in part.outputs])
             for part in _anatomy.parts(self.network_)
@@ -195,7 +190,8 @@ class _BIMT(BaseEstimator):
             "format": _FORMAT,
             "kind": type(self).__name__,
             "params": params | {"hidden": list(map(int, self.hidden))},
-            "columns": self.input_names if hasattr(self, "feature_names_in_") else self.n_features_in_,
+            "columns": self.input_names_,
+            "from_dataframe": hasattr(self, "feature_names_in_"),
             "x_mean": torch.from_numpy(self.x_mean_),
             "x_scale": torch.from_numpy(self.x_scale_),
             "targets": list(self.target_names_),
@@ -208,10 +204,10 @@ class _BIMT(BaseEstimator):
         os.replace(new, path)
 
     def _restore(self, state: dict[str, Any]) -> None:
-        columns = state["columns"]
-        self.n_features_in_ = columns if isinstance(columns, int) else len(columns)
-        if not isinstance(columns, int):
-            self.feature_names_in_ = np.array(columns, dtype=object)
+        self.input_names_ = state["columns"]
+        self.n_features_in_ = len(self.input_names_)
+        if state["from_dataframe"]:
+            self.feature_names_in_ = np.array(self.input_names_, dtype=object)
         self.x_mean_, self.x_scale_ = state["x_mean"].numpy(), state["x_scale"].numpy()
         self.target_names_ = state["targets"]
         self._relearn(state["learned"])
@@ -240,7 +236,7 @@ _PARAMETERS = """
     Attributes:
         network_: the BioMLP, float64, of standardised columns.
         n_features_in_, feature_names_in_: the columns; names where fit was given a DataFrame.
-        target_names_: of y, or "y" ("y0", "y1", ...).
+        input_names_, target_names_: as given, or "x0", "x1", ... and "y" ("y0", "y1", ...).
         x_mean_, x_scale_: of the columns.
         candidates_: a dict of figures for each pruned network.
         interrupted_: whether Ctrl-C ended the search.
@@ -279,7 +275,7 @@ class BIMTRegressor(RegressorMixin, _BIMT):
         self.target_names_ = target_names or (["y"] if y.ndim == 1 else _numbered("y", y.shape[1]))
         self._take_names(names)
         if warn:
-            _table.warn_about(self.input_names, X, self.target_names_, many)
+            _table.warn_about(self.input_names_, X, self.target_names_, many)
         self.y_mean_, self.y_scale_, self._flat = many.mean(0), _scale(many), y.ndim == 1
         self._search(X, torch.from_numpy((many - self.y_mean_) / self.y_scale_), many.shape[1])
 
@@ -369,7 +365,7 @@ class BIMTClassifier(ClassifierMixin, _BIMT):
         self.target_names_ = target_names or ["y"]
         self._take_names(names)
         if warn:
-            _table.warn_about(self.input_names, X, self.target_names_, classes[:, None].astype(float))
+            _table.warn_about(self.input_names_, X, self.target_names_, classes[:, None].astype(float))
         self._search(X, torch.from_numpy(classes), 1 if len(self.classes_) == 2 else len(self.classes_))
 
     def predict(self, X: Any) -> np.ndarray:
@@ -501,7 +497,8 @@ def load(path: str | os.PathLike) -> BIMTRegressor | BIMTClassifier:
 
 
 def _network(shape: Sequence[int], state: dict[str, Any]) -> BioMLP:
-    network = BioMLP(tuple(shape), dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]):  # initial weights, which are replaced
+        network = BioMLP(tuple(shape), dtype=torch.float64)
     network.load_state_dict(state)
     return network.requires_grad_(False)
 
