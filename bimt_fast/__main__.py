@@ -14,7 +14,6 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 
 from . import __version__, _report, _table, backends
@@ -28,7 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return options.run(options)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -207,21 +208,23 @@ def _sweep_tasks(options: argparse.Namespace) -> int:
 def _fit(options: argparse.Namespace) -> int:
     from . import estimator
 
-    warnings.showwarning = _show_warning
     out = options.out or Path("runs") / options.table.stem
     columns = _table.read(options.table)
     inputs = _table.choose(columns, options.targets, options.inputs)
-    if options.classify and len(options.targets) > 1:
-        raise ValueError(f"targets must be one column of classes, were {len(options.targets)}")
-    for name in options.targets:
-        _table.refuse_bad(name, columns[name], "target", numbers=not options.classify)
-    targets = [columns[name] for name in options.targets]
+    x = _table.matrix(columns, inputs)
+    if options.classify:
+        if len(options.targets) > 1:
+            raise ValueError(f"targets must be one column of classes, were {len(options.targets)}")
+        (target,) = options.targets
+        _table.refuse_bad(target, columns[target], "target", numbers=False)
+        kind, y = estimator.BIMTClassifier, _table.classes_of(columns[target])
+    else:
+        kind, y = estimator.BIMTRegressor, _table.matrix(columns, options.targets, "target")
     given = {name: getattr(options, name) for name in ("steps", "hidden") if getattr(options, name) is not None}
-    kind = estimator.BIMTClassifier if options.classify else estimator.BIMTRegressor
     result = _report.fit(
         kind(seeds=options.seeds, budget=options.budget, random_state=options.seed, verbose=True, **given),
-        _table.matrix(columns, inputs),
-        _table.classes_of(targets[0]) if options.classify else np.column_stack(targets),
+        x,
+        y,
         inputs,
         options.targets,
         out,

@@ -62,6 +62,7 @@ def fit(estimator: "Estimator", X: Any, y: Any, names: Any, target_names: Any, o
             if one.interrupted_:
                 break
     estimator.take(fitted["bimt"])
+    fitted["bimt"] = estimator
     x_test, y_test = (np.asarray(_rows(table, tested)) for table in (X, y))
     x_test = x_test.astype(float)
     result = _result(fitted, x_test, y_test, len(learned_x), told, perf_counter() - start)
@@ -278,10 +279,10 @@ def _say_structure(page: Page, estimator: "Estimator", result: dict[str, Any]) -
     page.table(("part", "columns", "outputs"), rows)
     if result["used"]:
         score = "accuracy" if estimator.classifies else "R²"
-        page.text(f"How much each column matters: the test {score} where its values are dealt to the rows anew.")
+        page.text(f"How much each column matters: test {score} with its values shuffled between rows, and as they are.")
         scores = sorted(result["shuffled"].items(), key=lambda item: item[1])
         page.table(
-            ("column", f"{score} without its help", f"{score} with it"),
+            ("column", f"{score}, shuffled", f"{score}, as it is"),
             [(name, value, result["tested"]["bimt"]["score"]) for name, value in scores],
         )
 
@@ -386,13 +387,15 @@ def _say_choice(page: Page, estimator: "Estimator", result: dict[str, Any], draw
         f" {100 * validation:g} % of those learned from."
     )
     candidates = result["candidates"]
-    chosen = next(k for k, candidate in enumerate(candidates) if candidate["chosen"])
-    if drawn and len(candidates) > 1:
-        columns = ([c[name] for c in candidates] for name in ("wire", "error", "strength"))
-        page.figure(_panels.trade_off(*columns, chosen), "Every network at every threshold of pruning.")
-    names = ("run", "strength", "threshold", "steps", "error", "wire", "connections", "neurons")
+    wired = [c for c in candidates if c["connections"]]
+    if drawn and len(wired) > 1 and any(c["chosen"] for c in wired):
+        columns = ([c[name] for c in wired] for name in ("wire", "error", "strength"))
+        kept = next(k for k, c in enumerate(wired) if c["chosen"])
+        page.figure(_panels.trade_off(*columns, kept), "Every network that has connections, at every threshold.")
+    names = ("strength", "threshold", "steps", "error", "wire", "connections", "neurons")
     heads = ("run", "strength", "pruned at", "steps", "validation error", "length", "connections", "hidden neurons", "")
-    page.table(heads, [(*(c[name] for name in names), "kept" if c["chosen"] else "") for c in candidates])
+    kept_or_not = {True: "kept", False: ""}
+    page.table(heads, [(c["run"] + 1, *(c[name] for name in names), kept_or_not[c["chosen"]]) for c in candidates])
 
 
 def _say_settings(page: Page, result: dict[str, Any]) -> None:

@@ -33,7 +33,7 @@ def read(path: str | os.PathLike) -> Columns:
     library = next(filter(None, map(_installed, ("pandas", "polars"))), None)
     if path.suffix.lower() in (".parquet", ".pq"):
         if library is None:
-            raise ImportError("Parquet files need pandas or polars: pip install 'bimt_fast[fit]' pyarrow")
+            raise ImportError("Parquet files need pandas or polars: pip install pandas pyarrow")
         columns = _columns(library, library.read_parquet(path))
     else:
         delimiter, names = _header(path)
@@ -157,15 +157,17 @@ def _is_number(cell: object) -> bool:
     return True
 
 
-def matrix(columns: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
+def matrix(columns: Mapping[str, np.ndarray], names: Sequence[str], role: str = "column") -> np.ndarray:
     """The named columns side by side: float64 (n, names).
 
     Raises:
-        ValueError: as refuse_bad.
+        ValueError: one holds text or dates, or as refuse_bad.
     """
     for name in names:
-        refuse_bad(name, columns[name])
-    return np.column_stack([columns[name].astype(float) for name in names])
+        if columns[name].dtype == object:
+            raise ValueError(f"{role} {name!r} must hold numbers, held text such as {_example(columns[name])}")
+        refuse_bad(name, columns[name], role)
+    return np.column_stack([columns[name] for name in names])
 
 
 def write(columns: Mapping[str, np.ndarray], path: Path | None) -> None:

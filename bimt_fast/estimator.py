@@ -27,6 +27,7 @@ from .train import ABLATIONS
 Names = list[str] | None
 
 _FORMAT = "bimt_fast.estimator 1"
+_MOST_VALIDATION = 10_000  # rows
 
 
 class _BIMT(BaseEstimator):
@@ -103,10 +104,11 @@ class _BIMT(BaseEstimator):
         """Bool (n,): a share of the rows, of each class alike; all of them where that leaves too few to learn from."""
         classes = goals if goals.dim() == 1 else torch.zeros(len(goals), dtype=torch.int64)
         drawn = torch.zeros(len(goals), dtype=torch.bool)
+        share = min(self.validation, _MOST_VALIDATION / len(goals))
         for label in classes.unique():
             of_class = (classes == label).nonzero().flatten()
             order = random.permutation(len(of_class))
-            drawn[of_class[order[: round(self.validation * len(of_class))]]] = True
+            drawn[of_class[order[: round(share * len(of_class))]]] = True
         return drawn if drawn.any() and not drawn.all() else torch.ones_like(drawn)
 
     def _take_names(self, names: Names) -> None:
@@ -223,7 +225,7 @@ _PARAMETERS = """
         budget: seconds for all of them; None: as long as it takes. Only without a budget, or with one that is not used
             up, do the same rows and random_state give the same network on every machine of one kind.
         tolerance: by how much the validation error may be worse for less wire, see below.
-        validation: share of the rows that no network is trained on and one is chosen by.
+        validation: share of the rows, 10,000 at most, that no network is trained on and one is chosen by.
         ablation: what is left of BIMT (bimt_fast.train.ABLATIONS): "none" for an ordinary network, which is kept as it
             was where its validation error was least, "l1" for an ordinary penalty.
         random_state: seed, numpy RandomState, or None for numpy's global one.
