@@ -91,7 +91,6 @@ def _noted_warnings(told: list[str]) -> Iterator[None]:
             shown(message, category, *place, **more)
 
         warnings.showwarning = show
-        warnings.simplefilter("always", UserWarning)
         yield
 
 

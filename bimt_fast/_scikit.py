@@ -71,12 +71,18 @@ except ImportError:
         if not hasattr(estimator, attribute):
             raise NotFittedError(f"{type(estimator).__name__} must be fitted first, was not")
 
-    def validate_data(estimator: BaseEstimator, X: Any, y: Any = "none", *, reset: bool = True, **options: Any) -> Any:
+    _NO_Y = object()
+
+    def validate_data(
+        estimator: BaseEstimator, X: Any, y: Any = _NO_Y, *, reset: bool = True, y_numeric: bool = False, **others: Any
+    ) -> Any:
         """X as float64 (n, inputs), and y as an array where one is given."""
         names = [str(name) for name in X.columns] if hasattr(X, "columns") else None
         x = np.asarray(X, dtype=float)
         if x.ndim != 2 or not x.size:
             raise ValueError(f"X must have rows and columns, had shape {x.shape}")
+        if not np.isfinite(x).all():
+            raise ValueError("X must be finite, held NaN or infinity")
         if reset:
             estimator.n_features_in_ = x.shape[1]
             if names is not None:
@@ -85,9 +91,11 @@ except ImportError:
             raise ValueError(f"X must have {estimator.n_features_in_} columns, as in fit, had {x.shape[1]}")
         elif names is not None and names != list(getattr(estimator, "feature_names_in_", names)):
             raise ValueError(f"columns of X must be {', '.join(estimator.feature_names_in_)}, were {', '.join(names)}")
-        if isinstance(y, str):
+        if y is _NO_Y:
             return x
-        y = np.asarray(y)
+        y = np.asarray(y, dtype=float if y_numeric else None)
+        if y_numeric and not np.isfinite(y).all():
+            raise ValueError("y must be finite, held NaN or infinity")
         if y.ndim not in (1, 2) or len(y) != len(x):
             raise ValueError(f"y must have a row for each of the {len(x)} rows of X, had shape {y.shape}")
         return x, y

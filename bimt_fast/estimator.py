@@ -38,7 +38,7 @@ class _BIMT(BaseEstimator):
         hidden: Sequence[int] = (20, 20),
         *,
         seeds: int = 5,
-        steps: int = 10_000,
+        steps: int = 5_000,
         budget: float | None = None,
         tolerance: float = 0.02,
         validation: float = 0.2,
@@ -199,6 +199,7 @@ class _BIMT(BaseEstimator):
             "targets": list(self.target_names_),
             "learned": self._learned(),
             "candidates": self.candidates_,
+            "interrupted": self.interrupted_,
             "network": self.network_.state_dict(),
         }
         new = Path(f"{os.fspath(path)}.new")
@@ -213,7 +214,7 @@ class _BIMT(BaseEstimator):
         self.x_mean_, self.x_scale_ = state["x_mean"].numpy(), state["x_scale"].numpy()
         self.target_names_ = state["targets"]
         self._relearn(state["learned"])
-        self.candidates_ = state["candidates"]
+        self.candidates_, self.interrupted_ = state["candidates"], state["interrupted"]
         self.network_ = _network((self.n_features_in_, *self.hidden, len(self.output_names)), state["network"])
 
 
@@ -407,9 +408,9 @@ class BIMTClassifier(ClassifierMixin, _BIMT):
         return "log odds" if len(self.classes_) == 2 else "score"
 
     def measure(self, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
-        """Accuracy and loss, on float64 rows; no class that was never learned from is likely."""
+        """Accuracy and loss, on float64 rows of the classes that fit has seen."""
         p = self.probabilities(x)
-        right = p[np.arange(len(y)), np.searchsorted(self.classes_, y).clip(max=len(self.classes_) - 1)]
+        right = p[np.arange(len(y)), np.searchsorted(self.classes_, y)]
         return {
             "score": float((self.classes_[p.argmax(1)] == y).mean()),
             "loss": float(-np.log(right.clip(1e-12)).mean()),

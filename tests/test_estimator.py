@@ -174,7 +174,10 @@ assert model.predict(x).shape == (60,) and model.score(x, x[:, 0] * 2) > 0.5
 assert repr(again) == "BIMTRegressor(hidden=(8,), random_state=0, seeds=1, steps=200)", repr(again)
 kinds = bf.fit(x, np.where(x[:, 1] > 0, "up", "down"), classify=True, hidden=(8,), seeds=1, steps=200, random_state=0)
 assert kinds.score(x, np.where(x[:, 1] > 0, "up", "down")) > 0.8
-for bad in (lambda: model.predict(x[:, :1]), lambda: model.predict(x[0]), lambda: bf.BIMTRegressor().predict(x)):
+gap = x.tolist()
+gap[3][1] = float("nan")
+bad_calls = lambda: model.predict(x[:, :1]), lambda: model.predict(x[0]), lambda: model.predict(gap)
+for bad in (*bad_calls, lambda: model.fit(x, x[:5, 0]), lambda: bf.BIMTRegressor().predict(x)):
     try:
         bad()
     except ValueError:
