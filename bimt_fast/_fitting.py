@@ -15,7 +15,7 @@ from .nn import BioMLP
 from .train import Preset, Schedule, ablate, train
 
 STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # of the penalty: the noisier a table, the stronger it must be
-_FIRST = (1.0, 10.0)  # that are tried
+_FIRST = (1.0, 10.0, 30.0)  # that are tried
 THRESHOLDS = (0.02, 0.05, 0.1, 0.2)  # of pruning
 _LAM_LOW, _LAM_HIGH, _LAM_STEPS = 1e-3, 2e-2, 12
 _BATCH = 1024  # rows a step, at most
@@ -111,7 +111,7 @@ def choose(candidates: Sequence[Candidate], tolerance: float) -> Candidate:
 
 
 def next_strength(candidates: Sequence[Candidate], tolerance: float) -> float:
-    """For the next run: the two first ones, then those beside the one that would be kept, then that one again."""
+    """For the next run: the first ones, then those beside the one that would be kept, then that one again."""
     tried = {c.strength for c in candidates}
     for strength in _FIRST:
         if strength not in tried:
@@ -178,14 +178,13 @@ def search(
         KeyboardInterrupt: before the first network was done.
     """
     clock, found, longest, interrupted = _Clock(budget), [], 0.0, False
-    threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
         try:
             if budget is not None:
                 steps = _affordable_steps(rows, recipe(shape, steps, seeds[0]), len(seeds), clock)
             for run, seed in enumerate(seeds):
                 if found and clock.left < longest:
-                    say(f"time for {run} of {len(seeds)} networks")
+                    say(f"time for {len({c.run for c in found})} of {len(seeds)} networks")
                     break
                 start = perf_counter()
                 strength = 0.0 if ablation == "none" else next_strength(found, tolerance)
@@ -204,8 +203,6 @@ def search(
                 raise
             interrupted = True
             warnings.warn(f"interrupted: the best network so far was kept, of {found[-1].run + 1} of {len(seeds)} runs")
-        finally:
-            torch.set_num_threads(threads)
     return found, interrupted
 
 
@@ -316,7 +313,7 @@ class _Best:
 
     def look(self) -> None:
         error = self.rows.error(self.network)
-        if error < self.error:
+        if error < self.error or not self.parameters:
             self.error = error
             self.parameters = [p.detach().clone() for p in self.network.parameters()]
 

@@ -18,6 +18,7 @@ from ._page import Page
 from ._scikit import check_random_state
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from .estimator import BIMTClassifier, BIMTRegressor
@@ -31,6 +32,7 @@ _SHARES = {"bimt": 0.5, "l1": 0.3, "none": 0.2}  # of the time budget
 _THRESHOLDS = ", ".join(map(str, _fitting.THRESHOLDS))
 _MOST_PANELS = 12
 _GREY = (0.6, 0.6, 0.6)
+_NAME_WIDTH = 0.085  # inches a character of a name, about
 
 
 def fit(estimator: "Estimator", X: Any, y: Any, names: Any, target_names: Any, out: Path) -> dict[str, Any]:
@@ -186,14 +188,17 @@ def summary(result: dict[str, Any]) -> list[str]:
     """What was found, a sentence each."""
     columns, used = result["columns"], result["used"]
     unused = [name for name in columns if name not in used]
-    found = [_part_in_words(part) for part in result["parts"]]
+    found = [f"{_list(part['columns'])} → {_list(part['outputs'])}" for part in result["parts"] if part["columns"]]
+    constant = [name for part in result["parts"] if not part["columns"] for name in part["outputs"]]
     lines = [f"Used: {_list(used)}." if used else "No column is of use: the network says the same for every row."]
     if unused:
         lines.append(f"Not used: {_list(unused)}.")
-    if len(found) > 1:
-        lines.append(f"{len(found)} parts do not talk to each other: {'; '.join(found)}.")
-    else:
-        lines.append(f"One part: {found[0]}.")
+    if found:
+        lines.append(
+            f"{len(found)} parts do not talk to each other: {'; '.join(found)}." if found[1:] else f"{found[0]}."
+        )
+    if constant and used:
+        lines.append(f"The same for every row: {_list(constant)}.")
     own = result["tested"]["bimt"]
     score = "accuracy" if result["kind"] == "BIMTClassifier" else "R²"
     beside = [f"{result['tested'][a]['score']:.3f} with {_NAMES[a]}" for a in ("none", "l1") if a in result["tested"]]
@@ -202,10 +207,6 @@ def summary(result: dict[str, Any]) -> list[str]:
         f" connections{f'; networks of the same size: {_list(beside)}' if beside else ''}."
     )
     return lines
-
-
-def _part_in_words(part: dict[str, list[str]]) -> str:
-    return f"{_list(part['columns']) or 'nothing'} → {_list(part['outputs'])}"
 
 
 def _list(names: Sequence[str], most: int = 30) -> str:
@@ -247,17 +248,30 @@ def _network_figure(estimator: "Estimator") -> "Figure":
     labels = {
         last: [str(k + 1) if k in neurons else "" for k in range(width)],
         "in": [_panels.plain(name) for name in estimator.input_names_],
-        "out": [_panels.plain(name) for name in estimator.output_names],
+        "out": [_panels.plain(name) for name in estimator.short_names],
     }
-    ax = plot.network(network.wiring, labels=labels, threshold=0.0)
+    ax = _network_axes(labels["in"], labels["out"], len(estimator.hidden) + 1)
+    plot.network(network.wiring, labels=labels, threshold=0.0, ax=ax)
     for text in ax.texts[: len(neurons)]:  # small, at the upper right of their dots
         text.set(rotation=0, fontsize=7, ha="left", va="bottom", color=_GREY)
         text.xyann = (3, 1)
     used = _anatomy.used_inputs(network)
-    for k, text in enumerate(ax.texts[len(neurons) : len(neurons) + len(labels["in"])]):
-        if k not in used:
+    varying = {output for part in _anatomy.parts(network) if part.inputs for output in part.outputs}
+    idle = [k not in used for k in range(len(labels["in"]))] + [o not in varying for o in range(len(labels["out"]))]
+    for text, grey in zip(ax.texts[len(neurons) :], idle, strict=True):
+        if grey:
             text.set_color(_GREY)
     return ax.figure
+
+
+def _network_axes(below: list[str], above: list[str], layers: int) -> "Axes":
+    """High enough for names that must stand upright."""
+    width = float(np.clip(0.2 * len(below), 5.0, 12.0))
+    height = 1.1 * layers + 0.3
+    for names in (below, above):
+        if _NAME_WIDTH * sum(len(name) + 2 for name in names) > width:
+            height += _NAME_WIDTH * max(map(len, names))
+    return _panels.new_figure(width, height).add_subplot()
 
 
 def _network_caption(estimator: "Estimator") -> tuple[str, str]:

@@ -316,6 +316,8 @@ class BIMTRegressor(RegressorMixin, _BIMT):
         """Of the network's outputs: the targets."""
         return list(self.target_names_)
 
+    short_names = output_names
+
     @staticmethod
     def _row_loss(prediction: Tensor, target: Tensor) -> Tensor:
         return (prediction - target).square().mean(1)
@@ -419,8 +421,12 @@ class BIMTClassifier(ClassifierMixin, _BIMT):
     @property
     def output_names(self) -> list[str]:
         """Of the network's outputs: one a class, or where there are two, the second."""
-        target = self.target_names_[0]
-        return [f"{target} = {label}" for label in (self.classes_[1:] if len(self.classes_) == 2 else self.classes_)]
+        return [f"{self.target_names_[0]} = {label}" for label in self.short_names]
+
+    @property
+    def short_names(self) -> list[str]:
+        """The same without the target's name."""
+        return [str(label) for label in (self.classes_[1:] if len(self.classes_) == 2 else self.classes_)]
 
     @staticmethod
     def _row_loss(prediction: Tensor, target: Tensor) -> Tensor:
