@@ -157,9 +157,10 @@ def test_strengths_go_where_the_kept_network_is():
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", [BIMTRegressor, BIMTClassifier])
-def test_conventions_of_scikit_learn(kind):
+def test_conventions_of_scikit_learn(kind, monkeypatch):
+    monkeypatch.setattr(_fitting, "THRESHOLDS", (0.05,))
     checks = pytest.importorskip("sklearn.utils.estimator_checks", reason="scikit-learn is not installed")
-    done = checks.check_estimator(kind(hidden=(8,), seeds=1, steps=100), on_skip=None)
+    done = checks.check_estimator(kind(hidden=(16,), seeds=1, steps=120), on_skip=None)
     assert sum(check["status"] == "passed" for check in done) > 30
 
 
@@ -481,6 +482,7 @@ def test_interrupted_before_the_first_network(fitted, monkeypatch):
 
 def test_an_interrupted_report_leaves_the_baselines_out(tmp_path, monkeypatch):
     interrupt_after(monkeypatch, 1)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     x, y = formula(60)
     with pytest.warns(UserWarning, match="interrupted: no network was trained with an L1 penalty"):
         bf.fit(x, y, out=tmp_path, **SHORT)
