@@ -229,7 +229,7 @@ def _fit(options: argparse.Namespace) -> int:
         options.targets,
         out,
     )
-    print("\n".join((*_report.summary(result), *(f"written: {out / name}" for name in _report.FILES))))
+    print("\n".join((*_report.summary(result), f"written: {out / _report.PAGE} and what it shows beside it")))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -71,6 +72,14 @@ def new_figure(width: float, height: float) -> "Figure":
     figure = Figure(figsize=(width, height), dpi=150, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Without spare margins; the same figure has the same bytes."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": "bimt_fast"}):
+        figure.savefig(path, bbox_inches="tight", pad_inches=0.05, metadata={"Date": None})
 
 
 def plain(name: str) -> str:

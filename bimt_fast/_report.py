@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Estimator = BIMTRegressor | BIMTClassifier
 
-FILES = PAGE, MODEL, FIGURES = "report.html", "model.pt", "result.json"
+PAGE, MODEL, FIGURES, PICTURE = "report.html", "model.pt", "result.json", "network.svg"
 _HELD_OUT = 0.2  # of the rows
 _NAMES = {"bimt": "BIMT", "l1": "an L1 penalty", "none": "no penalty"}
 _SHARES = {"bimt": 0.5, "l1": 0.3, "none": 0.2}  # of the time budget
@@ -70,7 +70,7 @@ def fit(estimator: "Estimator", X: Any, y: Any, names: Any, target_names: Any, o
     result = _result(fitted, x_test, y_test, len(learned_x), told, perf_counter() - start)
     estimator.save(out / MODEL)
     _write_json(result, out / FIGURES)
-    _page(estimator, result, np.asarray(learned_x, dtype=float), x_test, y_test).write(out / PAGE)
+    _page(estimator, result, np.asarray(learned_x, dtype=float), x_test, y_test, out).write(out / PAGE)
     return result
 
 
@@ -214,14 +214,19 @@ def _list(names: Sequence[str], most: int = 30) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _page(estimator: "Estimator", result: dict[str, Any], learned: np.ndarray, x: np.ndarray, y: np.ndarray) -> Page:
+def _page(
+    estimator: "Estimator", result: dict[str, Any], learned: np.ndarray, x: np.ndarray, y: np.ndarray, out: Path
+) -> Page:
+    """The page; the picture of the network becomes a file as well."""
     page = Page(f"{_list(result['targets'], 5)} from {len(result['columns'])} columns")
     page.text("\n\n".join(summary(result)))
     if result["warnings"]:
         page.text("Note: " + "; ".join(result["warnings"]) + ".")
     drawn = _can_draw(page)
     if drawn:
-        page.figure(_network_figure(estimator), *_network_caption(estimator))
+        network = _network_figure(estimator)
+        _panels.save(network, out / PICTURE)
+        page.figure(network, *_network_caption(estimator))
     _say_structure(page, estimator, result)
     if drawn:
         _draw_functions(page, estimator, learned)

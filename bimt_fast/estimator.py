@@ -460,9 +460,9 @@ def fit(
         classify: whether y holds classes.
         names: of the columns of an array.
         target_names: of y, where it is an array.
-        out: folder for report.html (needs no other file), model.pt (see load) and result.json. A fifth of the rows is
-            then held out to test on, and an ordinary network and one with an ordinary penalty, both of the same size,
-            are trained beside; a budget is for all of them.
+        out: folder for report.html (needs no other file), network.svg, model.pt (see load) and result.json. A fifth of
+            the rows is then held out to test on, and an ordinary network and one with an ordinary penalty, both of the
+            same size, are trained beside; a budget is for all of them.
         settings: of BIMTRegressor or BIMTClassifier: budget, seeds, hidden, random_state and so on.
 
     Returns:

@@ -402,6 +402,7 @@ def test_fit_and_predict_from_the_command_line(tmp_path, capsys):
     assert result["columns"] == NAMES and result["rows"] == {"learned from": 64, "tested on": 16}
     assert list(result["tested"]) == ["bimt", "l1", "none"] and result["tested"]["none"]["connections"] == 62
     page = (out / "report.html").read_text()
+    assert (out / "network.svg").stat().st_size > 1000
     assert not re.search(r"(src|href)=\"(?!data:)", page) and "x1, x2" in page
     shuffled = write(tmp_path / "again.csv", {name: _table.read(path)[name][:3] for name in reversed(NAMES)})
     assert main(["predict", str(out / "model.pt"), shuffled]) == 0
