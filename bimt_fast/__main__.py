@@ -93,6 +93,9 @@ def _add_fit(run: argparse.ArgumentParser) -> None:
     run.add_argument("--budget", type=float, metavar="SECONDS", help="for all training (default: as long as it takes)")
     run.add_argument("--seeds", type=_positive, default=5, help="networks to choose from (default: 5)")
     run.add_argument("--steps", type=_positive, help="optimizer steps for each (default: the estimator's)")
+    run.add_argument(
+        "--tolerance", type=float, help="by how much the error may be worse for less wire (default: 0.02 of it)"
+    )
     run.add_argument("--hidden", type=_widths, help="neurons of the hidden layers (default: 20,20)")
     run.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default: 0)")
     run.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: runs/NAME OF THE TABLE)")
@@ -220,7 +223,8 @@ def _fit(options: argparse.Namespace) -> int:
         kind, y = estimator.BIMTClassifier, _table.classes_of(columns[target])
     else:
         kind, y = estimator.BIMTRegressor, _table.matrix(columns, options.targets, "target")
-    given = {name: getattr(options, name) for name in ("steps", "hidden") if getattr(options, name) is not None}
+    chosen = {name: getattr(options, name) for name in ("steps", "hidden", "tolerance")}
+    given = {name: value for name, value in chosen.items() if value is not None}
     result = _report.fit(
         kind(seeds=options.seeds, budget=options.budget, random_state=options.seed, verbose=True, **given),
         x,
