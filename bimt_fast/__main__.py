@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from . import __version__, _report, _table, backends
+from . import __version__, _table, backends
 from .compat import published
 from .tasks import TASKS, Task, _run, _sweep
 from .train import ABLATIONS, Preset, ablate, read_checkpoint
@@ -209,7 +209,7 @@ def _sweep_tasks(options: argparse.Namespace) -> int:
 
 
 def _fit(options: argparse.Namespace) -> int:
-    from . import estimator
+    from . import _report, estimator  # which take a second, with scikit-learn
 
     out = options.out or Path("runs") / options.table.stem
     columns = _table.read(options.table)

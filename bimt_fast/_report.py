@@ -293,7 +293,7 @@ def _say_structure(page: Page, estimator: "Estimator", result: dict[str, Any]) -
     page.text("Parts share no neuron and no column. What one of them says does not depend on another's columns at all.")
     if len(estimator.output_names) > 1 and estimator.classifies:
         page.text("Outputs are scores of classes; the likeliest class has the highest score.")
-    rows = [(k + 1, _list(part["columns"]), _list(part["outputs"])) for k, part in enumerate(result["parts"])]
+    rows = [(k + 1, _list(part["columns"]) or "none", _list(part["outputs"])) for k, part in enumerate(result["parts"])]
     page.table(("part", "columns", "outputs"), rows)
     if result["used"]:
         score = "accuracy" if estimator.classifies else "R²"

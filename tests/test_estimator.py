@@ -378,6 +378,22 @@ def test_reading(library, delimiter, tmp_path, monkeypatch):
     assert all(columns[name].dtype == np.float64 for name in ("number", "flag", "gap"))
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_parquet(library, tmp_path, monkeypatch):
+    frames = pytest.importorskip(library, reason=f"{library} is not installed")
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    installed = _table._installed
+    monkeypatch.setattr(_table, "_installed", lambda name: installed(name) if name == library else None)
+    frame = frames.DataFrame({"whole": [1, 2], "text": ["a", None], "flag": [True, False]})
+    (frame.to_parquet if library == "pandas" else frame.write_parquet)(tmp_path / "t.parquet")
+    columns = _table.read(tmp_path / "t.parquet")
+    assert {name: column.tolist() for name, column in columns.items()} == {
+        "whole": [1.0, 2.0],
+        "text": ["a", None],
+        "flag": [1.0, 0.0],
+    }
+
+
 def test_files_that_hold_no_table(tmp_path, monkeypatch):
     monkeypatch.setattr(_table, "_installed", lambda name: None)
     for text, said in (
