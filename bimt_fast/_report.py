@@ -290,7 +290,10 @@ def _network_caption(estimator: "Estimator") -> tuple[str, str]:
 
 def _say_structure(page: Page, estimator: "Estimator", result: dict[str, Any]) -> None:
     page.heading("Which columns are used, and what does not talk to what")
-    page.text("Parts share no neuron and no column. What one of them says does not depend on another's columns at all.")
+    page.text(
+        "Parts share no neuron and no column. What one of them says does not depend on another's columns at all. A"
+        " column that is not used may still tell what a used one tells as well."
+    )
     if len(estimator.output_names) > 1 and estimator.classifies:
         page.text("Outputs are scores of classes; the likeliest class has the highest score.")
     rows = [(k + 1, _list(part["columns"]) or "none", _list(part["outputs"])) for k, part in enumerate(result["parts"])]
