@@ -90,7 +90,9 @@ def _add_fit(run: argparse.ArgumentParser) -> None:
     run.add_argument("--targets", type=_names, required=True, metavar="NAMES", help="columns to predict: y or y,z")
     run.add_argument("--inputs", type=_names, metavar="NAMES", help="columns to predict from (default: all others)")
     run.add_argument("--classify", action="store_true", help="the target holds classes, not numbers")
-    run.add_argument("--budget", type=float, metavar="SECONDS", help="for all training (default: as long as it takes)")
+    run.add_argument(
+        "--budget", type=float, metavar="SECONDS", help="of training, all in all (default: as long as it takes)"
+    )
     run.add_argument("--seeds", type=_positive, default=5, help="networks to choose from (default: 5)")
     run.add_argument("--steps", type=_positive, help="optimizer steps for each (default: the estimator's)")
     run.add_argument(

@@ -168,7 +168,7 @@ def search(
         steps: of each run, fewer where the budget asks for it.
         seeds: of the runs.
         tolerance: of choose, by which the strengths are steered.
-        budget: seconds for all of them; None: as long as it takes, and the same result for the same seeds.
+        budget: seconds of training for all; None: as long as it takes, and the same result for the same seeds.
         say: told of each network.
 
     Returns:
@@ -177,9 +177,12 @@ def search(
     Raises:
         KeyboardInterrupt: before the first network was done.
     """
-    clock, found, longest, interrupted = _Clock(budget), [], 0.0, False
+    found, longest, interrupted = [], 0.0, False
     with torch.random.fork_rng(devices=[]):
         try:
+            if budget is not None:
+                _warm_up(rows, recipe(shape, steps, seeds[0]))
+            clock = _Clock(budget)
             if budget is not None:
                 steps = _affordable_steps(rows, recipe(shape, steps, seeds[0]), len(seeds), clock)
             for run, seed in enumerate(seeds):
@@ -209,12 +212,16 @@ def search(
 def _affordable_steps(rows: Rows, preset: Preset, runs: int, clock: _Clock) -> int:
     """Steps a run for which the budget suffices, by a short trial."""
     trial = replace(preset, steps=100, swap_every=50)
-    seconds = math.inf
-    for _ in range(2):  # the first one also warms up
-        network = BioMLP(trial.shape, **trial.wiring)
-        seconds = min(seconds, train(network, network.wiring, _loss(rows), trial).seconds)
+    network = BioMLP(trial.shape, **trial.wiring)
+    seconds = train(network, network.wiring, _loss(rows), trial).seconds
     total = int(_CAUTION * clock.left * trial.steps / seconds / (1 + _RETRAINING * len(THRESHOLDS)))
     return max(1, min(preset.steps, max(total // runs, min(total, _LEAST_STEPS))))
+
+
+def _warm_up(rows: Rows, preset: Preset) -> None:
+    """The first step in a process takes seconds, of imports."""
+    network = BioMLP(preset.shape, **preset.wiring)
+    train(network, network.wiring, _loss(rows), replace(preset, steps=1, swap_every=1))
 
 
 def _loss(rows: Rows) -> Callable[[nn.Module], Tensor]:

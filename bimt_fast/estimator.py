@@ -223,8 +223,8 @@ _PARAMETERS = """
         hidden: neurons of each hidden layer.
         seeds: networks to train; the strength of the penalty differs from one to the next.
         steps: optimizer steps for each.
-        budget: seconds for all of them; None: as long as it takes. Only without a budget, or with one that is not used
-            up, do the same rows and random_state give the same network on every machine of one kind.
+        budget: seconds of training for all of them; None: as long as it takes. Only without a budget, or with one that
+            is not used up, do the same rows and random_state give the same network on every machine of one kind.
         tolerance: by how much the validation error may be worse for less wire, see below.
         validation: share of the rows, 10,000 at most, that no network is trained on and one is chosen by.
         ablation: what is left of BIMT (bimt_fast.train.ABLATIONS): "none" for an ordinary network, which is kept as it
