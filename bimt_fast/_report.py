@@ -66,7 +66,7 @@ def fit(estimator: "Estimator", X: Any, y: Any, names: Any, target_names: Any, o
     estimator.take(fitted["bimt"])
     fitted["bimt"] = estimator
     x_test, y_test = (np.asarray(_rows(table, tested)) for table in (X, y))
-    x_test = x_test.astype(float)
+    x_test, y_test = x_test.astype(float), y_test.ravel() if estimator.classifies else y_test
     result = _result(fitted, x_test, y_test, len(learned_x), told, perf_counter() - start)
     estimator.save(out / MODEL)
     _write_json(result, out / FIGURES)
@@ -99,7 +99,7 @@ def _noted_warnings(told: list[str]) -> Iterator[None]:
 def _held_out(y: Any, estimator: "Estimator") -> np.ndarray:
     """Bool (n,): a share of the rows, of each class alike."""
     random = check_random_state(estimator.random_state)
-    labels = np.unique(np.asarray(y), return_inverse=True)[1] if estimator.classifies else np.zeros(len(y))
+    labels = np.unique(np.asarray(y).ravel(), return_inverse=True)[1] if estimator.classifies else np.zeros(len(y))
     drawn = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         of_class = np.flatnonzero(labels == label)
@@ -161,7 +161,7 @@ def _figures(estimator: "Estimator", x: np.ndarray, y: np.ndarray) -> dict[str, 
 
 
 def _simplest(estimator: "Estimator", y: np.ndarray) -> float:
-    """The score of who always says the mean, or the commonest class, of what was learned from."""
+    """The score of who always says the mean of these rows, or their commonest class."""
     return float(np.max(np.unique(y, return_counts=True)[1]) / len(y)) if estimator.classifies else 0.0
 
 
