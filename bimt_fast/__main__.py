@@ -1,4 +1,4 @@
-"""python -m bimt_fast info | train TASK | sweep TASK... | plot RUN"""
+"""python -m bimt_fast info | train TASK | sweep TASK... | plot RUN | fit TABLE | predict MODEL TABLE"""
 
 import argparse
 import copy
@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 
-from . import __version__, backends
+from . import __version__, _table, backends
 from ._run_report import figure_rows, read_result, training_rows
 from .compat import published
 from .tasks import PRESETS, TASKS, Task, _run, _sweep
@@ -30,8 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
-    except (OSError, ValueError, RuntimeError) as error:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return options.run(options)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -47,6 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands.add_parser("train", help="train an experiment; writes result.json, checkpoint and pictures"))
     _add_sweep(commands.add_parser("sweep", help="train experiments with several seeds and ablations; prints a table"))
     _add_plot(commands.add_parser("plot", help="draw all pictures of a finished run again, and its report"))
+    _add_fit(commands.add_parser("fit", help="fit a table: a modular network, and a page that shows what it found"))
+    _add_predict(commands.add_parser("predict", help="predict by a model that fit saved"))
     return parser
 
 
@@ -103,6 +108,40 @@ def _add_plot(run: argparse.ArgumentParser) -> None:
     run.add_argument("folder", type=Path, metavar="RUN", help="that train wrote: result.json and checkpoint.pt")
     run.add_argument("--data", type=Path, metavar="DIR", help="folder of the data, for tasks that read files")
     run.add_argument("--format", choices=("png", "svg"), default="png", help="of the pictures (default: png)")
+
+
+def _add_fit(run: argparse.ArgumentParser) -> None:
+    run.set_defaults(run=_fit)
+    run.add_argument("table", type=Path, help="a CSV file with names in its first line, or a Parquet file")
+    run.add_argument("--targets", type=_names, required=True, metavar="NAMES", help="columns to predict: y or y,z")
+    run.add_argument("--inputs", type=_names, metavar="NAMES", help="columns to predict from (default: all others)")
+    run.add_argument("--classify", action="store_true", help="the target holds classes, not numbers")
+    run.add_argument(
+        "--budget", type=float, metavar="SECONDS", help="of training, all in all (default: as long as it takes)"
+    )
+    run.add_argument("--seeds", type=_positive, default=5, help="networks to choose from (default: 5)")
+    run.add_argument("--steps", type=_positive, help="optimizer steps for each (default: the estimator's)")
+    run.add_argument(
+        "--tolerance", type=float, help="by how much the error may be worse for less wire (default: 0.02 of it)"
+    )
+    run.add_argument("--hidden", type=_widths, help="neurons of the hidden layers (default: 20,20)")
+    run.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default: 0)")
+    run.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: runs/NAME OF THE TABLE)")
+
+
+def _add_predict(run: argparse.ArgumentParser) -> None:
+    run.set_defaults(run=_predict)
+    run.add_argument("model", type=Path, help="model.pt of fit")
+    run.add_argument("table", type=Path, help="with the columns that the model was fitted to, in any order")
+    run.add_argument("--out", type=Path, metavar="FILE", help="CSV file to write (default: to the terminal)")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    return tuple(_positive(part) for part in text.split(","))
 
 
 def _positive(text: str) -> int:
@@ -218,6 +257,52 @@ def _sweep_tasks(options: argparse.Namespace) -> int:
     print(_sweep.table(rows))
     print(f"written: {options.out / 'sweep.json'}")
     return 0 if _sweep.draw(results, options.figure or options.out / "trade_off.png") else 1
+
+
+def _fit(options: argparse.Namespace) -> int:
+    from . import _report, estimator  # which take a second, with scikit-learn
+
+    out = options.out or Path("runs") / options.table.stem
+    columns = _table.read(options.table)
+    inputs = _table.choose(columns, options.targets, options.inputs)
+    x = _table.matrix(columns, inputs)
+    if options.classify:
+        if len(options.targets) > 1:
+            raise ValueError(f"targets must be one column of classes, were {len(options.targets)}")
+        (target,) = options.targets
+        _table.refuse_bad(target, columns[target], "target", numbers=False)
+        kind, y = estimator.BIMTClassifier, _table.classes_of(columns[target])
+    else:
+        kind, y = estimator.BIMTRegressor, _table.matrix(columns, options.targets, "target")
+    chosen = {name: getattr(options, name) for name in ("steps", "hidden", "tolerance")}
+    given = {name: value for name, value in chosen.items() if value is not None}
+    result = _report.fit(
+        kind(seeds=options.seeds, budget=options.budget, random_state=options.seed, verbose=True, **given),
+        x,
+        y,
+        inputs,
+        options.targets,
+        out,
+    )
+    print("\n".join((*_report.summary(result), f"written: {out / _report.PAGE} and what it shows beside it")))
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from . import estimator
+
+    model = estimator.load(options.model)
+    columns = _table.read(options.table)
+    x = _table.matrix(columns, _table.choose(columns, [], model.input_names_))
+    said = dict(zip(model.target_names_, model.predict_rows(x).reshape(len(x), -1).T, strict=True))
+    if model.classifies:
+        said |= {f"p({label})": p for label, p in zip(model.classes_, model.probabilities(x).T, strict=True)}
+    _table.write(said, options.out)
+    return 0
+
+
+def _show_warning(message: Warning | str, *more: object, **others: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _compare_published(wiring: Wiring, preset: Preset) -> dict[str, float]:

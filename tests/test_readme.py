@@ -43,3 +43,10 @@ def test_a_traced_wiring_says_what_it_found():
         {hidden: bf.geometry.grid((2, 3)), **{g: bf.geometry.grid((1, len(wiring.slots(g)))) for g in wiring.frozen}}
     )
     assert wiring.relocate().cost_after <= wiring.cost().item() + 1e-6
+
+
+def test_a_table_is_fitted(capsys):
+    exec(
+        compile(examples()[2].replace("random_state=0", "random_state=0, seeds=1, steps=100"), "README.md", "exec"), {}
+    )
+    assert "'x1'" in capsys.readouterr().out
