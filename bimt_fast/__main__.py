@@ -49,6 +49,7 @@ def _add_train(run: argparse.ArgumentParser) -> None:
     run.set_defaults(run=_train)
     run.add_argument("task", choices=TASKS)
     run.add_argument("--ablation", choices=ABLATIONS, help="what is left of BIMT (default: bimt, all of it)")
+    _add_preset(run)
     run.add_argument("--seed", type=int, help="of data, initial weights and batches (default: the preset's)")
     run.add_argument("--steps", type=_positive, help="optimizer steps (default: the preset's)")
     run.add_argument("--strategy", choices=STRATEGIES, help="of relocation (default: the preset's)")
@@ -73,10 +74,25 @@ def _add_sweep(run: argparse.ArgumentParser) -> None:
     run.add_argument("tasks", nargs="+", choices=TASKS, metavar="TASK", help=f"of {', '.join(TASKS)}")
     run.add_argument("--ablations", nargs="+", choices=ABLATIONS, default=list(ABLATIONS), help="default: all")
     run.add_argument("--seeds", type=_numbers, default=range(5), help='"0-4" or "0,7,10-12" (default: 0-4)')
+    _add_preset(run)
     run.add_argument("--strategies", nargs="+", choices=STRATEGIES, help="of relocation (default: each preset's)")
     run.add_argument("--steps", type=_positive, help="optimizer steps (default: each preset's)")
     run.add_argument("--data", type=Path, metavar="DIR", help="folder of the data, for tasks that read files")
     run.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for the results")
+
+
+def _add_preset(run: argparse.ArgumentParser) -> None:
+    named = "; ".join(f"{task.name}: {', '.join(task.presets)}" for task in TASKS.values() if task.presets)
+    run.add_argument("--preset", metavar="NAME", help=f"settings other than the task's own ({named})")
+
+
+def _with_preset(task: Task, name: str | None) -> Task:
+    """The task with a preset of that name as its own."""
+    if name is None:
+        return task
+    if name not in task.presets:
+        raise ValueError(f"preset of {task.name} must be one of {', '.join(task.presets) or '-'}, was {name!r}")
+    return replace(task, preset=task.presets[name])
 
 
 def _positive(text: str) -> int:
@@ -108,7 +124,7 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    task = TASKS[options.task]
+    task = _with_preset(TASKS[options.task], options.preset)
     out = options.out or Path("runs") / task.name
     if options.resume:
         _take_settings_from(read_checkpoint(out / _run.CHECKPOINT)["settings"], options)
@@ -151,7 +167,7 @@ def _take_settings_from(settings: dict[str, Any], options: argparse.Namespace) -
 def _sweep_tasks(options: argparse.Namespace) -> int:
     results, drawn = [], True
     for name in options.tasks:
-        task = TASKS[name]
+        task = _with_preset(TASKS[name], options.preset)
         done = _sweep.sweep(
             task,
             options.out,

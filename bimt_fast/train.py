@@ -41,6 +41,7 @@ class Preset:
         dtype: of parameters and data, by its name in torch.
         penalty_scale: distance_scale in the penalty where it is not the wiring's own.
         proximal: whether the penalty shrinks weights behind the step, see bimt_fast.optim.AdamW.
+        clip: largest norm of the task's gradient, which is scaled down to it; None: no limit.
     """
 
     shape: tuple[int, ...]
@@ -59,6 +60,7 @@ class Preset:
     dtype: str = "float32"
     penalty_scale: float | None = None
     proximal: bool = False
+    clip: float | None = None
 
     @property
     def wiring(self) -> dict[str, Any]:
@@ -124,6 +126,7 @@ def train(
     *,
     progress: bool = False,
     every: int = 100,
+    figures: Callable[[], Mapping[str, float]] | None = None,
     checkpoint: "Checkpoint | None" = None,
     resume: bool = False,
 ) -> History:
@@ -137,6 +140,7 @@ def train(
         preset: its shape and seed are the caller's business, all else is used here.
         progress: shows a bar (tqdm, if installed).
         every: steps between rows of the history.
+        figures: gives more figures by name for the bar, behind the step in hand.
         checkpoint: where to keep the state: about once a minute, at the end, and on Ctrl-C.
         resume: goes on from the checkpoint, to the same bits as a run that was never interrupted.
 
@@ -150,7 +154,7 @@ def train(
     """
     if resume and checkpoint is None:
         raise ValueError("resume needs a checkpoint, was given none")
-    run = _Run(model, wiring, loss, preset, History(every))
+    run = _Run(model, wiring, loss, preset, History(every), figures)
     if resume:
         run.load(checkpoint.load())
     with _threads_for(model), _progress_bar(preset.steps, run.step, progress) as bar:
@@ -164,8 +168,9 @@ def train(
 class _Run:
     """A training run between two steps."""
 
-    def __init__(self, model, wiring, loss, preset: Preset, history: History) -> None:
+    def __init__(self, model, wiring, loss, preset: Preset, history: History, figures) -> None:
         self.model, self.wiring, self.loss, self.preset, self.history = model, wiring, loss, preset, history
+        self.figures = figures or dict
         scale = {"distance_scale": preset.penalty_scale, "proximal": preset.proximal}
         self.optimizer = AdamW(wiring, model.parameters(), lr=preset.lr, **scale)
         self.step = 0
@@ -185,6 +190,8 @@ class _Run:
                 p.grad = None
             value = loss(model)
             value.backward()
+            if preset.clip is not None:
+                nn.utils.clip_grad_norm_(parameters, preset.clip)
             optimizer.update()
             if preset.swap_every and (step + 1) % preset.swap_every == 0:
                 report = wiring.relocate(preset.strategy, top_k=top_k)
@@ -194,7 +201,7 @@ class _Run:
             if step % every == 0 or step == preset.steps - 1:
                 cost = optimizer.cost.item()
                 history.rows.append((step, value.item(), cost, lam))
-                bar(step + 1, loss=value.item(), cost=cost)
+                bar(step + 1, loss=value.item(), cost=cost, **self.figures())
             self.step = step + 1
             if after_step is not None:
                 history.seconds = perf_counter() - start

@@ -1,6 +1,7 @@
 """One file per experiment: data, preset with the published settings, and what structure to look for."""
 
 from . import (
+    brain,
     compositionality,
     in_context,
     independence,
@@ -26,6 +27,7 @@ TASKS: dict[str, Task] = {
         in_context.TASK,
         mnist.TASK,
         mnist.WIDE,
+        brain.TASK,
     )
 }
 

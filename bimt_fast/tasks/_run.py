@@ -63,12 +63,14 @@ def run(
         torch.manual_seed(preset.seed)
         model = task.make_model(preset)
         settings = {"task": task.name, "ablation": ablation, "backend": serving(), "preset": asdict(preset)}
+        loss = task_loss(task, data, preset.batch)
         history = train(
             model,
             model.wiring,
-            task_loss(task, data, preset.batch),
+            loss,
             preset,
             progress=progress,
+            figures=getattr(loss, "figures", None),
             checkpoint=Checkpoint(out / CHECKPOINT, settings),
             resume=resume,
         )
@@ -78,7 +80,9 @@ def run(
 
 
 def task_loss(task: Task, data: Data, batch: int | None) -> Callable[[nn.Module], Tensor]:
-    """The loss on all training points, or on a batch of them that torch's global generator draws."""
+    """The loss on all training points, on a batch of them that torch's global generator draws, or on a fresh one."""
+    if task.make_batch is not None:
+        return _FreshBatches(task, batch)
     x, y, loss = data.train_x, data.train_y, task.loss
     if batch is None:
         return lambda model: loss(model(x), y)
@@ -88,6 +92,22 @@ def task_loss(task: Task, data: Data, batch: int | None) -> Callable[[nn.Module]
         return loss(model(x[rows]), y[rows])
 
     return of_batch
+
+
+class _FreshBatches:
+    """The loss on a batch that is made for each step; `figures` of the last one."""
+
+    def __init__(self, task: Task, batch: int) -> None:
+        self.task, self.batch = task, batch
+
+    def __call__(self, model: nn.Module) -> Tensor:
+        x, y = self.task.make_batch(self.batch)
+        prediction = model(x.to(next(model.parameters()).dtype))
+        self.last = x, y, prediction.detach()
+        return self.task.loss(prediction, y)
+
+    def figures(self) -> Mapping[str, float]:
+        return self.task.shown(*self.last)
 
 
 def serving() -> str:
