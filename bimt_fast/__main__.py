@@ -1,4 +1,4 @@
-"""python -m bimt_fast info | train TASK | sweep TASK..."""
+"""python -m bimt_fast info | train TASK | sweep TASK... | analyse brain RUN"""
 
 import argparse
 import copy
@@ -17,7 +17,7 @@ import torch
 
 from . import __version__, backends
 from .compat import published
-from .tasks import TASKS, Task, _run, _sweep
+from .tasks import TASKS, Task, _analyse, _run, _sweep
 from .train import ABLATIONS, Preset, ablate, read_checkpoint
 from .wiring import STRATEGIES, Wiring
 
@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -42,6 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     info.set_defaults(run=_info)
     _add_train(commands.add_parser("train", help="train an experiment; writes result.json, checkpoint and pictures"))
     _add_sweep(commands.add_parser("sweep", help="train experiments with several seeds and ablations; prints a table"))
+    _add_analyse(
+        commands.add_parser("analyse", help="what the neurons of a trained brain do, and how modular they lie")
+    )
     return parser
 
 
@@ -81,8 +84,16 @@ def _add_sweep(run: argparse.ArgumentParser) -> None:
     run.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for the results")
 
 
+def _add_analyse(run: argparse.ArgumentParser) -> None:
+    run.set_defaults(run=_analyse_run)
+    run.add_argument("task", choices=[_analyse.brain.TASK.name])
+    run.add_argument("folder", type=Path, metavar="RUN", help="folder of the run, which has its checkpoint")
+    run.add_argument("--against", nargs="+", type=Path, default=[], metavar="RUN", help="others, to compare the wire")
+    run.add_argument("--out", type=Path, metavar="DIR", help="folder for the figures (default: RUN/analysis)")
+
+
 def _add_preset(run: argparse.ArgumentParser) -> None:
-    named = "; ".join(f"{task.name}: {', '.join(task.presets)}" for task in TASKS.values() if task.presets)
+    named = "; ".join(f"{task.name}: {', '.join(task.more_presets)}" for task in TASKS.values() if task.more_presets)
     run.add_argument("--preset", metavar="NAME", help=f"settings other than the task's own ({named})")
 
 
@@ -90,9 +101,9 @@ def _with_preset(task: Task, name: str | None) -> Task:
     """The task with a preset of that name as its own."""
     if name is None:
         return task
-    if name not in task.presets:
-        raise ValueError(f"preset of {task.name} must be one of {', '.join(task.presets) or '-'}, was {name!r}")
-    return replace(task, preset=task.presets[name])
+    if name not in task.more_presets:
+        raise ValueError(f"preset of {task.name} must be one of {', '.join(task.more_presets) or '-'}, was {name!r}")
+    return replace(task, preset=task.more_presets[name])
 
 
 def _positive(text: str) -> int:
@@ -187,6 +198,14 @@ def _sweep_tasks(options: argparse.Namespace) -> int:
     return 0 if drawn else 1
 
 
+def _analyse_run(options: argparse.Namespace) -> int:
+    out = options.out or options.folder / "analysis"
+    found = _analyse.analyse(options.folder, options.against)
+    _print_rows(_analyse.table(found["summary"]))
+    _analyse.write(found, out)
+    return 0 if _analyse.draw(found, out) else 1
+
+
 def _compare_published(wiring: Wiring, preset: Preset) -> dict[str, float]:
     """Milliseconds of one greedy relocation by the published loop and by ours, medians of interleaved runs."""
     ours, theirs = [], []
@@ -227,6 +246,10 @@ def _print_table(task: Task, result: dict) -> None:
     if "published_milliseconds" in relocation:
         ours, theirs = relocation["greedy_milliseconds"], relocation["published_milliseconds"]
         rows.append(("one relocation, published loop", f"{theirs:.1f} ms against {ours:.2f} ms: {theirs / ours:.0f}x"))
+    _print_rows(rows)
+
+
+def _print_rows(rows: list[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         print(f"{name:<{width}}  {value}")

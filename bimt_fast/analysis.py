@@ -208,10 +208,10 @@ def modularity(
         permutations, seed: as bimt_fast.functional.label_nulls.
 
     Returns:
-        By name: "isolated 4", "isolated 8" and "isolated line", the share of neurons none of whose neighbours (in the
-        four or eight cells beside it; before and behind it in the row of active neurons) has their label; "variance of
-        indices", within clusters, of the numbers from 0 to n - 1; "variance of places", the same of `places`; "spread",
-        the mean squared distance to the cluster's centroid.
+        By name: "isolated, 4 neighbours", "isolated, 8 neighbours" and "isolated, in a row", the share of neurons
+        none of whose neighbours (in the four or eight cells beside it; before and behind it in the row of active
+        neurons) has their label; "variance of indices", within clusters, of the numbers from 0 to n - 1; "variance of
+        places", the same of `places`; "spread", the mean squared distance to the cluster's centroid.
     """
     points = geometry.grid(shape, dtype=torch.float64)[places] if positions is None else positions
     cells = places.double()[:, None]
@@ -221,9 +221,9 @@ def modularity(
     on_eight = functional.label_nulls(labels, eight, cells, **settings)
     on_line = functional.label_nulls(labels, line_neighbours(len(labels)), cells, **settings)
     columns = {
-        "isolated 4": on_four[:, 0],
-        "isolated 8": on_eight[:, 0],
-        "isolated line": on_line[:, 0],
+        "isolated, 4 neighbours": on_four[:, 0],
+        "isolated, 8 neighbours": on_eight[:, 0],
+        "isolated, in a row": on_line[:, 0],
         "variance of indices": on_four[:, 1],
         "variance of places": on_eight[:, 2],
         "spread": on_four[:, 2],
@@ -255,15 +255,18 @@ class Decay:
     """Straight lines through log |w| against log distance (a power law) and against distance (an exponential).
 
     Attributes:
-        exponent, power_r2: |w| ~ distance^-exponent, and the part of the variance of log |w| that it explains.
-        scale, exponential_r2: |w| ~ exp(-distance / scale), and likewise.
+        exponent, power_factor, power_r2: |w| = power_factor * distance^-exponent, and the part of the variance of
+            log |w| that this explains.
+        scale, exponential_factor, exponential_r2: |w| = exponential_factor * exp(-distance / scale), and likewise.
         best: "power law" or "exponential", the one that explains more. Both have two parameters and normal errors of
             log |w|, so it is the likelier one too.
     """
 
     exponent: float
+    power_factor: float
     power_r2: float
     scale: float
+    exponential_factor: float
     exponential_r2: float
 
     @property
@@ -287,17 +290,20 @@ def fit_decay(distance: Tensor, strength: Tensor, count: Tensor | None = None) -
         raise ValueError(f"distance must have at least three bins of some strength above 0, had {int(kept.sum())}")
     y = strength[kept].double().log()
     weight = torch.ones_like(y) if count is None else count[kept].double()
-    slope, power_r2 = _line(distance[kept].double().log(), y, weight)
-    rate, exponential_r2 = _line(distance[kept].double(), y, weight)
-    return Decay(-slope, power_r2, -1 / rate if rate else math.inf, exponential_r2)
+    slope, power_factor, power_r2 = _line(distance[kept].double().log(), y, weight)
+    rate, exponential_factor, exponential_r2 = _line(distance[kept].double(), y, weight)
+    scale = -1 / rate if rate else math.inf
+    return Decay(-slope, power_factor, power_r2, scale, exponential_factor, exponential_r2)
 
 
-def _line(x: Tensor, y: Tensor, weight: Tensor) -> tuple[float, float]:
-    """Slope and R^2 of the weighted least squares line."""
+def _line(x: Tensor, y: Tensor, weight: Tensor) -> tuple[float, float, float]:
+    """Slope, exp(intercept) and R^2 of the weighted least squares line."""
     weight = weight / weight.sum()
-    dx, dy = x - (weight * x).sum(), y - (weight * y).sum()
+    at, middle = (weight * x).sum().item(), (weight * y).sum().item()
+    dx, dy = x - at, y - middle
     xx, xy, yy = ((weight * a * b).sum().item() for a, b in ((dx, dx), (dx, dy), (dy, dy)))
-    return xy / xx, xy * xy / (xx * yy) if yy else 1.0
+    slope = xy / xx
+    return slope, math.exp(middle - slope * at), xy * xy / (xx * yy) if yy else 1.0
 
 
 def modules_of(weight: Tensor, seed: int = 0) -> Tensor:

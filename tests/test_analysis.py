@@ -120,9 +120,9 @@ def test_modularity():
     places, labels = torch.tensor([0, 1, 2, 4, 7, 8]), torch.tensor([0, 0, 1, 1, 1, 0])  # of 3 x 3 cells
     got = analysis.modularity(labels, places, (3, 3), permutations=200)
     # Cell 8 holds 0 beside 7 (1) and, diagonally, 4 (1); the cell 2 holds 1 beside 1 (0), diagonally 4 holds 1.
-    assert got["isolated 4"].value == pytest.approx(2 / 6)  # cells 2 and 8
-    assert got["isolated 8"].value == pytest.approx(1 / 6)  # cell 8
-    assert got["isolated line"].value == pytest.approx(1 / 6)
+    assert got["isolated, 4 neighbours"].value == pytest.approx(2 / 6)  # cells 2 and 8
+    assert got["isolated, 8 neighbours"].value == pytest.approx(1 / 6)  # cell 8
+    assert got["isolated, in a row"].value == pytest.approx(1 / 6)
     assert got["variance of indices"].value == pytest.approx((np.var([0, 1, 5]) + np.var([2, 3, 4])) / 2)
     assert got["variance of places"].value == pytest.approx((np.var([0, 1, 8]) + np.var([2, 4, 7])) / 2)
     points = np.array([[(c % 3 + 0.5) / 3, (c // 3 + 0.5) / 3] for c in places.tolist()])
@@ -143,7 +143,7 @@ def test_a_figure_against_its_null():
 def test_nulls_are_permutations_of_the_labels():
     """Of four neurons in a row with two labels, all orders are equally likely."""
     labels, places = torch.tensor([0, 0, 1, 1]), torch.arange(4)
-    null = analysis.modularity(labels, places, (1, 4), permutations=20_000)["isolated line"].null
+    null = analysis.modularity(labels, places, (1, 4), permutations=20_000)["isolated, in a row"].null
     shares = [(null == x).double().mean().item() for x in (0.0, 0.5, 1.0)]  # 0011; 0110; 0101 and their mirrors
     assert shares == pytest.approx([1 / 3] * 3, abs=0.02)
     assert torch.equal(
@@ -169,8 +169,10 @@ def test_decay(weighted):
     count = torch.arange(1, 12) if weighted else None
     power = analysis.fit_decay(distance, 0.3 * distance**-1.7, count)
     assert power.best == "power law" and power.exponent == pytest.approx(1.7) and power.power_r2 == pytest.approx(1)
+    assert power.power_factor == pytest.approx(0.3)
     exponential = analysis.fit_decay(distance, 0.3 * (-distance / 0.2).exp(), count)
     assert exponential.best == "exponential" and exponential.scale == pytest.approx(0.2)
+    assert exponential.exponential_factor == pytest.approx(0.3)
     assert 0 < exponential.power_r2 < 0.99 and exponential.exponential_r2 == pytest.approx(1)
     strength = draw(11, seed=5)
     noisy = analysis.fit_decay(distance, strength, count)

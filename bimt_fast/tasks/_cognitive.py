@@ -217,6 +217,11 @@ def _inputs(drawn: dict[str, Tensor], index: Tensor, clock: Tensor, generator: t
     return inputs
 
 
+def longest(task: int) -> int:
+    """Steps of the longest trial of a task."""
+    return int(_LAST_FIXATION[task] + _GO[task] + _DECISION[task])
+
+
 def answered(inputs: Tensor) -> Tensor:
     """(steps, sequences): the last step of every trial that the sequence does not cut off.
 

@@ -50,7 +50,7 @@ class Task:
         classify: whether targets are classes, int64 or one-hot, so that accuracies mean something.
         reads_files: whether the data come from files.
         layers: groups of the picture from bottom to top, where the wiring alone does not say.
-        presets: other settings, by name.
+        more_presets: settings other than the task's own, by name.
         make_batch: size of a batch -> inputs and targets, drawn by torch's global generator; None: batches are of
             the training points.
         shown: (inputs, targets, prediction) of a batch so made -> figures for the progress bar.
@@ -69,7 +69,7 @@ class Task:
     classify: bool = False
     reads_files: bool = False
     layers: tuple[str, ...] | None = None
-    presets: Mapping[str, Preset] = field(default_factory=dict)
+    more_presets: Mapping[str, Preset] = field(default_factory=dict)
     make_batch: Callable[[int], tuple[Tensor, Tensor]] | None = None
     shown: Callable[[Tensor, Tensor, Tensor], Mapping[str, float]] | None = None
     describe: Callable[[dict], Sequence[tuple[str, str]]] | None = None
