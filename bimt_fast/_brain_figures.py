@@ -173,3 +173,51 @@ def ranked(size: Tensor, active: int, path: Path) -> None:
     ax.set(yscale="log", xlabel="neurons by rank", ylabel="importance, sum of |w|", xlim=(0, len(size)))
     ax.legend(frameon=False, fontsize=8)
     save(ax, path)
+
+
+def trials(shown: Mapping[str, tuple[Tensor, Tensor, Tensor]], ring: int, path: Path) -> None:
+    """One trial of each task: inputs against time, under them the target and what the network answers.
+
+    Args:
+        shown: by task, inputs (steps, 1 + 2 ring + tasks), targets and answers (steps,) of one trial.
+        ring: neurons of a ring.
+        path: of the file.
+    """
+    columns = 5
+    rows = -(-len(shown) // columns)
+    figure, axes = _grid_of_axes(3 * rows, columns, (11.0, 2.75 * rows), height_ratios=[0.35, 1, 0.75] * rows)
+    for k, (name, (x, y, answer)) in enumerate(shown.items()):
+        row, column = divmod(k, columns)
+        top, middle, bottom = axes[3 * row : 3 * row + 3, column]
+        steps = np.arange(len(x) + 1)
+        top.stairs(x[:, 0], steps, color=_THEIRS, fill=True, alpha=0.55)
+        top.set(ylim=(0, 1.15))
+        top.set_title(name, fontsize=9)
+        rings = x[:, 1 : 1 + 2 * ring].t().numpy()
+        image = middle.imshow(
+            rings, aspect="auto", origin="lower", cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest",
+            extent=(0, len(x), 0, 2 * ring),
+        )  # fmt: skip
+        middle.axhline(ring, color=_THEIRS, linewidth=0.6)
+        bottom.hlines(y, steps[:-1], steps[1:], color=NEGATIVE, linewidth=2.2, label="target")
+        bottom.plot(steps[:-1] + 0.5, answer, "o", color=_OURS, markersize=2.6, label="answer")
+        bottom.set(ylim=(-1, ring + 1))
+        for ax in (top, middle, bottom):
+            ax.set_xlim(0, len(x))
+            ax.tick_params(labelsize=7, length=2)
+            ax.set_xticks([] if ax is not bottom else range(0, len(x) + 1, 5))
+        top.set_yticks([])
+        quarters = [1 + quarter * ring // 4 for quarter in range(4)]
+        words = [
+            ((0.5,), ("fixation",)),
+            ((ring / 2, 1.5 * ring), ("ring 1", "ring 2")),
+            ((0, *quarters[1:]), ("fixate", "90°", "180°", "270°")),
+        ]
+        for ax, (at, texts) in zip((top, middle, bottom), words, strict=True):
+            ax.set_yticks(at, texts if column == 0 else [""] * len(at))
+    figure.supxlabel("steps of 100 ms", fontsize=9)
+    figure.legend(
+        *axes[2, 0].get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside upper right", ncols=2
+    )
+    figure.colorbar(image, ax=axes, label="input", shrink=0.25, pad=0.01)
+    save(axes[0, 0], path)

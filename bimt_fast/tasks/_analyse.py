@@ -44,8 +44,9 @@ def load(run: Path) -> tuple[BioRNN, dict[str, Any]]:
 
 
 @torch.no_grad()
-def variances(model: BioRNN, trials: int = _TRIALS, seed: int = 1) -> Tensor:
+def variances(model: BioRNN, trials: int | None = None, seed: int = 1) -> Tensor:
     """Task variance of every unit, (neurons, 20) float64: the network without noise, the stimuli with theirs."""
+    trials = _TRIALS if trials is None else trials
     training, generator = model.training, torch.Generator().manual_seed(seed)
     model.eval()
     found = []
@@ -57,13 +58,24 @@ def variances(model: BioRNN, trials: int = _TRIALS, seed: int = 1) -> Tensor:
     return torch.stack(found, 1)
 
 
-def analyse(run: Path, against: Sequence[Path] = (), *, trials: int = _TRIALS, permutations: int = 10_000) -> dict:
+@torch.no_grad()
+def one_trial_each(model: BioRNN, seed: int = 5) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """By task, one trial alone: inputs (steps, 53), targets (steps,), and the network's answers (steps,)."""
+    generator, shown = torch.Generator().manual_seed(seed), {}
+    for task, name in enumerate(NAMES):
+        x, y = _cognitive.batch(1, generator, steps=_cognitive.longest(task) + 1, task=task)
+        end = int(_cognitive.answered(x)[:, 0].nonzero()[0]) + 1
+        answer = model(x.to(model.recurrent.weight.dtype)).argmax(2)
+        shown[name] = x[:end, 0], y[:end, 0], answer[:end, 0]
+    return shown
+
+
+def analyse(run: Path, against: Sequence[Path] = (), *, permutations: int = 10_000) -> dict:
     """All figures of a run's network as plain data, and what is drawn of it.
 
     Args:
         run: folder of a run, finished or not.
         against: folders of other runs, whose wire is compared with this one's.
-        trials: of each task, for task variances.
         permutations: of the labels.
 
     Returns:
@@ -76,7 +88,7 @@ def analyse(run: Path, against: Sequence[Path] = (), *, trials: int = _TRIALS, p
     model, settings = load(run)
     weight, slots = model.recurrent.weight.detach(), model.wiring.slots("h")
     side = math.isqrt(len(slots))
-    active, normalised = analysis.normalised_variance(variances(model, trials))
+    active, normalised = analysis.normalised_variance(variances(model))
     clustering = analysis.clusters(normalised)
     against_nulls = analysis.modularity(clustering.labels, active, (side, side), permutations=permutations)
     distance = geometry.distances(slots, slots, model.wiring.metric)
@@ -161,6 +173,7 @@ def draw(found: Mapping[str, Any], out: Path) -> bool:
     model, active, labels = found["model"], found["active"], found["labels"]
     wiring = model.wiring
     drawings = {
+        "trials.png": (figures.trials, one_trial_each(model), _cognitive.RING),
         "accuracy.png": (figures.accuracy_bars, found["summary"]["accuracy"], brain.PUBLISHED),
         "variance.png": (figures.variance_map, found["normalised"], labels, NAMES),
         "brain.png": (figures.sheet, wiring.slots("h"), active, labels, found["importance"]),
