@@ -12,6 +12,29 @@ import torch
 from torch import Tensor
 
 from . import functional, geometry
+from ._resize import interpolation, merging
+
+__all__ = [
+    "SILENT",
+    "AgainstNull",
+    "Clustering",
+    "Decay",
+    "against_null",
+    "agreement",
+    "clusters",
+    "fit_decay",
+    "importance",
+    "interpolation",
+    "line_neighbours",
+    "merging",
+    "modularity",
+    "modules_of",
+    "normalised_variance",
+    "sheet_neighbours",
+    "silhouette",
+    "strength_by_distance",
+    "task_variance",
+]
 
 SILENT = 1e-6  # a unit whose variances sum to less has no part in any task
 
