@@ -1,4 +1,4 @@
-"""python -m bimt_fast info | train TASK | sweep TASK... | analyse brain RUN"""
+"""python -m bimt_fast info | train TASK | sweep TASK... | analyse brain RUN | study brain WHAT RUN..."""
 
 import argparse
 import copy
@@ -17,7 +17,7 @@ import torch
 
 from . import __version__, backends
 from .compat import published
-from .tasks import TASKS, Task, _analyse, _run, _sweep
+from .tasks import TASKS, Task, _analyse, _run, _studies, _sweep
 from .train import ABLATIONS, Preset, ablate, read_checkpoint
 from .wiring import STRATEGIES, Wiring
 
@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_analyse(
         commands.add_parser("analyse", help="what the neurons of a trained brain do, and how modular they lie")
     )
+    _add_study(commands.add_parser("study", help="what trained brains bear, and what is left of one on another sheet"))
     return parser
 
 
@@ -90,6 +91,17 @@ def _add_analyse(run: argparse.ArgumentParser) -> None:
     run.add_argument("folder", type=Path, metavar="RUN", help="folder of the run, which has its checkpoint")
     run.add_argument("--against", nargs="+", type=Path, default=[], metavar="RUN", help="others, to compare the wire")
     run.add_argument("--out", type=Path, metavar="DIR", help="folder for the figures (default: RUN/analysis)")
+
+
+def _add_study(run: argparse.ArgumentParser) -> None:
+    run.set_defaults(run=_study)
+    run.add_argument("task", choices=[_analyse.brain.TASK.name])
+    run.add_argument(
+        "what", choices=_studies.STUDIES, help="robustness of all runs, or a resize of the first one's sheet"
+    )
+    run.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="folders of runs, which have checkpoints")
+    run.add_argument("--steps", type=_positive, default=_studies.RETRAINED, help="of the training behind a resize")
+    run.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: RUN/study of the first)")
 
 
 def _add_preset(run: argparse.ArgumentParser) -> None:
@@ -204,6 +216,11 @@ def _analyse_run(options: argparse.Namespace) -> int:
     _print_rows(_analyse.table(found["summary"]))
     _analyse.write(found, out)
     return 0 if _analyse.draw(found, out) else 1
+
+
+def _study(options: argparse.Namespace) -> int:
+    out = options.out or options.folders[0] / "study"
+    return 0 if _studies.study(options.what, options.folders, out, options.steps) else 1
 
 
 def _compare_published(wiring: Wiring, preset: Preset) -> dict[str, float]:

@@ -221,3 +221,37 @@ def trials(shown: Mapping[str, tuple[Tensor, Tensor, Tensor]], ring: int, path: 
     )
     figure.colorbar(image, ax=axes, label="input", shrink=0.25, pad=0.01)
     save(axes[0, 0], path)
+
+
+def robustness(found: Mapping[str, Mapping[str, list]], path: Path) -> None:
+    """Mean accuracy against noise on the inputs and against the share of active neurons removed, a line a run."""
+    _, axes = _grid_of_axes(1, 2, (7.5, 2.9), sharey=True)
+    for k, (name, of_run) in enumerate(found.items()):
+        colour = _colours(10)[k % 10]
+        for ax, key in zip(axes[0], ("noise", "removal"), strict=True):
+            x, y = zip(*((point[0], point[1]) for point in of_run[key]), strict=True)
+            ax.plot(x, y, "o-", color=colour, markersize=3.5, linewidth=1.2, label=f"{name}, {of_run['active']} active")
+        for share, _, all_of_them in of_run["removal"]:
+            axes[0, 1].plot([share] * len(all_of_them), all_of_them, ".", color=colour, alpha=0.35, markersize=4)
+    for ax, words in zip(
+        axes[0], ("deviation of the noise on the inputs", "share of active neurons removed"), strict=True
+    ):
+        _plain(ax).set(xlabel=words, ylim=(0, 1.02))
+    axes[0, 0].set_ylabel("mean accuracy")
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    save(axes[0, 0], path)
+
+
+def resized(found: Mapping[str, Mapping[str, float]], path: Path) -> None:
+    """Mean accuracy of each sheet, before and after a brief training."""
+    ax = _plain(new_axes((6.0, 0.5 * len(found) + 0.7)))
+    for k, of_sheet in enumerate(reversed(found.values())):
+        ends = list(of_sheet.values())
+        ax.plot(ends, [k] * len(ends), color="0.75", linewidth=2, zorder=1)
+        ax.plot(ends[0], k, "o", color="0.55", markersize=7, label="as made" if k == 0 else None)
+        if len(ends) > 1:
+            ax.plot(ends[1], k, "o", color=_OURS, markersize=7, label="after a brief training" if k == 0 else None)
+    ax.set_yticks(range(len(found)), list(reversed(found)))
+    ax.set(xlim=(0, 1.02), ylim=(-0.6, len(found) - 0.4), xlabel="mean accuracy")
+    ax.legend(frameon=False, fontsize=8, loc="lower left")
+    save(ax, path)
