@@ -87,7 +87,7 @@ def _add_sweep(run: argparse.ArgumentParser) -> None:
 
 def _add_analyse(run: argparse.ArgumentParser) -> None:
     run.set_defaults(run=_analyse_run)
-    run.add_argument("task", choices=[_analyse.brain.TASK.name])
+    run.add_argument("task", choices=["brain"])
     run.add_argument("folder", type=Path, metavar="RUN", help="folder of the run, which has its checkpoint")
     run.add_argument("--against", nargs="+", type=Path, default=[], metavar="RUN", help="others, to compare the wire")
     run.add_argument("--out", type=Path, metavar="DIR", help="folder for the figures (default: RUN/analysis)")
@@ -95,7 +95,7 @@ def _add_analyse(run: argparse.ArgumentParser) -> None:
 
 def _add_study(run: argparse.ArgumentParser) -> None:
     run.set_defaults(run=_study)
-    run.add_argument("task", choices=[_analyse.brain.TASK.name])
+    run.add_argument("task", choices=["brain"])
     run.add_argument(
         "what", choices=_studies.STUDIES, help="robustness of all runs, or a resize of the first one's sheet"
     )

@@ -1,6 +1,7 @@
 """The brain: its training run, and what `analyse` makes of it."""
 
 import json
+import math
 import signal
 from dataclasses import replace
 
@@ -191,6 +192,8 @@ def test_train_and_analyse_from_the_command_line(tmp_path, capsys, monkeypatch):
     pytest.importorskip("networkx")
     pytest.importorskip("matplotlib")
     run, other = tmp_path / "bimt", tmp_path / "none"
+    small = replace(TASKS["brain"].more_presets["small"], shape=(53, 25, 17))
+    monkeypatch.setitem(TASKS["brain"].more_presets, "small", small)
     monkeypatch.setattr(_run, "draw", lambda *arguments: True)
     assert main(["train", "brain", "--preset", "small", "--steps", "3", "--out", str(run)]) == 0
     said = capsys.readouterr().out
@@ -205,10 +208,58 @@ def test_train_and_analyse_from_the_command_line(tmp_path, capsys, monkeypatch):
     assert "clusters (Ward" in said and "wire of none / this one's" in said
     out = run / "analysis"
     summary = json.loads((out / "analysis.json").read_text())
-    assert summary["active"]["of"] == 100 and sum(summary["clusters"]["sizes"]) == summary["active"]["neurons"]
+    assert summary["active"]["of"] == 25 and sum(summary["clusters"]["sizes"]) == summary["active"]["neurons"]
     assert summary["modularity"]["isolated, 4 neighbours"]["p"] > 0 and summary["run"]["step"] == 3
     for name in ("trials", "accuracy", "variance", "brain", "network", "nulls", "distance", "importance"):
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG"), name
+
+
+@pytest.mark.parametrize("name", brain.BRAINS)
+def test_every_surface_trains_and_relocates(name, tmp_path):
+    """By the metric that it has: cost and swaps against a plain loop, training, and the analysis of it."""
+    _, preset = tiny()
+    preset = replace(preset, distance_scale=TASKS[name].preset.distance_scale)
+    torch.manual_seed(3)
+    model = TASKS[name].make_model(preset)
+    nn.init.normal_(model.recurrent.weight, std=0.3)
+    wiring, slots = model.wiring, model.wiring.slots("h").double()
+    x = torch.rand(4, 2, 53)
+    before = model.eval()(x)
+    report = wiring.relocate("matching", optimizer=torch.optim.SGD(model.parameters()))
+    assert report.cost_after < report.cost_before
+    torch.testing.assert_close(model(x), before, rtol=1e-4, atol=1e-5)
+    scale, cost = preset.distance_scale, 0.0
+    for tensor, (out, source) in wiring.connections.items():
+        for i, a in enumerate(wiring.slots(out).tolist()):
+            for j, b in enumerate(wiring.slots(source).tolist()):
+                w = abs(model.get_parameter(tensor)[i, j].item())
+                cost += w * (0.1 + scale * SURFACES[name](a, b))
+    cost += 0.1 * sum(p.abs().sum().item() for k, p in model.named_parameters() if "bias" in k)
+    assert report.cost_after == pytest.approx(cost, rel=1e-4)
+    apart = [SURFACES[name](a, b) for a in slots.tolist() for b in slots.tolist() if a != b]
+    assert brain.spacing(model) == pytest.approx(min(apart), rel=1e-4)
+    task = replace(TASKS[name], make_data=lambda seed: data())
+    result, trained = _run.run(task, preset, tmp_path)
+    assert result["relocation"]["swaps"] > 0
+    again, settings = _analyse.load(tmp_path)
+    assert settings["task"] == name and torch.equal(again.recurrent.weight, trained.recurrent.weight)
+    assert torch.equal(again.wiring.slots("h"), trained.wiring.slots("h")) and again.wiring.metric == wiring.metric
+
+
+def around(a, b):
+    return sum(min(abs(x - y), 1 - abs(x - y)) for x, y in zip(a, b, strict=True))
+
+
+def hyperbolic(a, b):
+    inside = (1 - a[0] ** 2 - a[1] ** 2) * (1 - b[0] ** 2 - b[1] ** 2)
+    return math.acosh(1 + 2 * ((a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2) / inside)
+
+
+SURFACES = {
+    "brain": lambda a, b: abs(a[0] - b[0]) + abs(a[1] - b[1]),
+    "brain_torus": around,
+    "brain_disc": hyperbolic,
+}
 
 
 def test_what_analyse_refuses(tmp_path, capsys):
@@ -217,7 +268,7 @@ def test_what_analyse_refuses(tmp_path, capsys):
     assert main(["train", "products", "--steps", "2", "--out", str(tmp_path)]) in (0, 1)
     capsys.readouterr()
     assert main(["analyse", "brain", str(tmp_path)]) == 1
-    assert "must be a run of brain, was of 'products'" in capsys.readouterr().err
+    assert "must be a run of brain, brain_torus, brain_disc, was of 'products'" in capsys.readouterr().err
     assert main(["train", "brain", "--preset", "tiny", "--out", str(tmp_path / "new")]) == 1
     assert "preset of brain must be one of full, small" in capsys.readouterr().err
     with pytest.raises(SystemExit):

@@ -27,7 +27,7 @@ TASKS: dict[str, Task] = {
         in_context.TASK,
         mnist.TASK,
         mnist.WIDE,
-        brain.TASK,
+        *brain.BRAINS.values(),
     )
 }
 

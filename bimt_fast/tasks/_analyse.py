@@ -36,9 +36,9 @@ def load(run: Path) -> tuple[BioRNN, dict[str, Any]]:
     """
     state = read_checkpoint(run / CHECKPOINT)
     settings = state["settings"]
-    if settings.get("task") != brain.TASK.name:
-        raise ValueError(f"{run} must be a run of {brain.TASK.name}, was of {settings.get('task')!r}")
-    model = brain.make_model(Preset(**settings["preset"]))
+    if settings.get("task") not in brain.BRAINS:
+        raise ValueError(f"{run} must be a run of {', '.join(brain.BRAINS)}, was of {settings.get('task')!r}")
+    model = brain.BRAINS[settings["task"]].make_model(Preset(**settings["preset"]))
     model.load_state_dict(state["model"])
     return model, {**settings, "step": state["step"]}
 
@@ -92,7 +92,7 @@ def analyse(run: Path, against: Sequence[Path] = (), *, permutations: int = 10_0
     clustering = analysis.clusters(normalised)
     against_nulls = analysis.modularity(clustering.labels, active, (side, side), permutations=permutations)
     distance = geometry.distances(slots, slots, model.wiring.metric)
-    at, strength, count = analysis.strength_by_distance(weight, distance, 1 / side)
+    at, strength, count = analysis.strength_by_distance(weight, distance, brain.spacing(model))
     decay = analysis.fit_decay(at, strength, count)
     modules = analysis.modules_of(weight[active][:, active])
     wire = wire_of(model)
@@ -100,7 +100,7 @@ def analyse(run: Path, against: Sequence[Path] = (), *, permutations: int = 10_0
     accuracy = brain.accuracies(model)
     mean = sum(accuracy.values()) / len(NAMES)
     summary = {
-        "run": {key: settings[key] for key in ("ablation", "preset", "step")},
+        "run": {key: settings[key] for key in ("task", "ablation", "preset", "step")},
         "accuracy": accuracy,
         "mean_accuracy": mean,
         "error": 1 - mean,
@@ -140,7 +140,7 @@ def analyse(run: Path, against: Sequence[Path] = (), *, permutations: int = 10_0
 def wire_of(model: BioRNN) -> dict[str, Any]:
     """The recurrent wire in grid spacings: by threshold, counted whatever the weight, with the error of the network
     without what lies below; and weighted by |w|."""
-    unit, name = 1 / math.isqrt(model.recurrent.in_features), "recurrent.weight"
+    unit, name = brain.spacing(model), "recurrent.weight"
     counted = {
         f"{threshold:g}": {
             "wire": model.wiring.length(threshold, weighted=False, unit=unit).by_connection[name],

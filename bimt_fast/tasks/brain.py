@@ -2,13 +2,15 @@
 
 The structure to find: neurons that serve the same tasks lie together (bimt_fast.analysis measures it). Settings of the
 network and the tasks: Liu, Khona, Fiete, Tegmark 2023 (arXiv 2310.07711); batch, strength and course of the penalty,
-swap interval, number of steps and where inputs sit are ours, since the paper does not say.
+swap interval, number of steps and where inputs sit are ours, since the paper does not say. `brain_torus` and
+`brain_disc` are the same on other surfaces.
 """
 
 import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -65,9 +67,16 @@ def positions(neurons: int) -> dict[str, Tensor]:
     }
 
 
-def make_model(preset: Preset) -> BioRNN:
-    places = positions(preset.shape[1])
-    return BioRNN(*preset.shape, noise=NOISE, positions=places, frozen=["in", "out"], **preset.wiring)
+def make_model(preset: Preset, metric: str = "l1", scale: float = 1.0, offset: float = 0.0) -> BioRNN:
+    """The sheet is scale long and wide, with its first corner at (offset, offset)."""
+    places = {group: x * scale + offset for group, x in positions(preset.shape[1]).items()}
+    return BioRNN(*preset.shape, noise=NOISE, positions=places, frozen=["in", "out"], metric=metric, **preset.wiring)
+
+
+def spacing(model: BioRNN) -> float:
+    """The distance of the two neurons of the sheet that are closest together."""
+    slots = model.wiring.slots("h")
+    return geometry.distances(slots, slots, model.wiring.metric).fill_diagonal_(math.inf).min().item()
 
 
 def loss(prediction: Tensor, target: Tensor) -> Tensor:
@@ -121,17 +130,16 @@ def structure(model: BioRNN, data: Data) -> dict:
         weighted_wire: all of them, |w| times their distance in grid spacings.
         falls_short: tasks more than .02 below the published figure.
     """
-    spacing = 1 / math.isqrt(model.recurrent.in_features)
     found = accuracies(model)
     mean = sum(found.values()) / len(NAMES)
-    counted = model.wiring.length(threshold=ACTIVE, weighted=False, unit=spacing)
+    counted = model.wiring.length(threshold=ACTIVE, weighted=False, unit=spacing(model))
     return {
         "accuracy": found,
         "mean_accuracy": mean,
         "error": 1 - mean,
         "pruned_error": error_without(model, ACTIVE),
         "wire": counted.by_connection["recurrent.weight"],
-        "weighted_wire": model.wiring.length(unit=spacing).by_connection["recurrent.weight"],
+        "weighted_wire": model.wiring.length(unit=spacing(model)).by_connection["recurrent.weight"],
         "falls_short": [name for name in NAMES if found[name] < PUBLISHED[name] - 0.02],
     }
 
@@ -178,3 +186,15 @@ TASK = Task(
     layers=("in", "h", "out"),
     describe=describe,
 )
+
+# Opposite rims are neighbours.
+TORUS = replace(TASK, name="brain_torus", make_model=partial(make_model, metric="torus-l1"))
+# The sheet inside the unit disc, its corners at radius 0.85; distances are about three times as long as on the plane.
+DISC = replace(
+    TASK,
+    name="brain_disc",
+    preset=replace(FULL, distance_scale=0.3),
+    more_presets={name: replace(preset, distance_scale=0.3) for name, preset in TASK.more_presets.items()},
+    make_model=partial(make_model, metric="poincare", scale=1.2, offset=-0.6),
+)
+BRAINS = {task.name: task for task in (TASK, TORUS, DISC)}
