@@ -255,3 +255,24 @@ def resized(found: Mapping[str, Mapping[str, float]], path: Path) -> None:
     ax.set(xlim=(0, 1.02), ylim=(-0.6, len(found) - 0.4), xlabel="mean accuracy")
     ax.legend(frameon=False, fontsize=8, loc="lower left")
     save(ax, path)
+
+
+def trade_off(
+    found: Mapping[str, Sequence[Mapping[str, float]]],
+    published: Mapping[str, Sequence[tuple[float, float]]],
+    path: Path,
+) -> None:
+    """Mean error against active neurons and against wire, a dot a run, over the published points."""
+    _, axes = _grid_of_axes(1, 2, (8.5, 3.2), sharey=True)
+    for (name, points), marker in zip(published.items(), "osD", strict=False):
+        error, wire = zip(*points, strict=True)
+        axes[0, 1].plot(wire, error, f"{marker}-", color="0.7", markersize=4, linewidth=0.8, label=f"{name}, published")
+    for k, (name, points) in enumerate(found.items()):
+        for ax, key in zip(axes[0], ("active", "wire"), strict=True):
+            x, y = [point[key] for point in points], [point["error"] for point in points]
+            ax.plot(x, y, "o", color=_colours(10)[k % 10], markersize=5, label=name)
+    for ax, words in zip(axes[0], ("active neurons", "recurrent wire, grid spacings"), strict=True):
+        _plain(ax).set(xscale="log", yscale="log", xlabel=words)
+    axes[0, 0].set_ylabel("mean error")
+    axes[0, 1].legend(frameon=False, fontsize=7.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    save(axes[0, 0], path)

@@ -270,6 +270,6 @@ def test_what_analyse_refuses(tmp_path, capsys):
     assert main(["analyse", "brain", str(tmp_path)]) == 1
     assert "must be a run of brain, brain_torus, brain_disc, was of 'products'" in capsys.readouterr().err
     assert main(["train", "brain", "--preset", "tiny", "--out", str(tmp_path / "new")]) == 1
-    assert "preset of brain must be one of full, small" in capsys.readouterr().err
+    assert "preset of brain must be one of full, small, sweep" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["analyse", "products", str(tmp_path)])

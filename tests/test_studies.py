@@ -106,5 +106,10 @@ def test_the_study_command(tmp_path, capsys, monkeypatch):
     found = json.loads((out / "resize.json").read_text())
     assert len(found) == 5 and all(0 <= f["after"] <= 1 for name, f in found.items() if name != "as trained")
     assert "8 x 8, interpolated: 0." in capsys.readouterr().out
-    for path in (out / "resize.png", tmp_path / "one" / "study" / "robustness.png"):
+    assert main(["study", "brain", "trade_off", str(tmp_path / "one"), str(tmp_path / "two"), "--out", str(out)]) == 0
+    (points,) = json.loads((out / "trade_off.json").read_text()).values()
+    result = json.loads((tmp_path / "two" / "result.json").read_text())
+    assert len(points) == 2 and points[1]["wire"] == result["structure"]["wire"]
+    assert "bimt matching: error 0." in capsys.readouterr().out
+    for path in (out / "resize.png", out / "trade_off.png", tmp_path / "one" / "study" / "robustness.png"):
         assert path.read_bytes().startswith(b"\x89PNG")

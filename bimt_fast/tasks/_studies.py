@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,12 +20,13 @@ from ..nn import BioRNN
 from ..train import Preset, train
 from . import _analyse, _cognitive, _run, brain
 from ._cognitive import NAMES, RINGS, RULE
+from ._task import ACTIVE
 
 DEVIATIONS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
 REMOVED = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3)
 RETRAINED = 200  # steps
 _SEQUENCES, _DRAWS = 1000, 3
-STUDIES = "robustness", "resize"
+STUDIES = "robustness", "resize", "trade_off"
 
 
 class _Disturbed(nn.Module):
@@ -161,12 +163,32 @@ def resize(model: BioRNN, preset: Preset, steps: int = RETRAINED) -> dict[str, d
     return found
 
 
+def trade_off(runs: Sequence[Path]) -> dict[str, list[dict[str, float]]]:
+    """Mean error, active neurons and wire of finished runs, by ablation and strategy.
+
+    Raises:
+        FileNotFoundError: a folder holds no result.
+        ValueError: a result is of another experiment.
+    """
+    found: dict[str, list[dict[str, float]]] = {}
+    for run in runs:
+        result = json.loads((run / _run.RESULT).read_text())
+        if result["task"] not in brain.BRAINS:
+            raise ValueError(f"{run} must be a run of {', '.join(brain.BRAINS)}, was of {result['task']!r}")
+        preset, structure = Preset(**result["preset"]), result["structure"]
+        strategy = "" if preset.swap_every is None else f" {preset.strategy}"
+        point = {key: structure[key] for key in ("error", "pruned_error", "wire", "weighted_wire")}
+        point |= {"active": result["neurons"]["active"], "seconds": result["seconds"]}
+        found.setdefault(result["ablation"] + strategy, []).append(point)
+    return found
+
+
 def study(what: str, runs: Sequence[Path], out: Path, steps: int = RETRAINED) -> bool:
     """Makes one study of one or more runs; writes its figures as json and as a picture, and says what came out.
 
     Args:
         what: one of STUDIES.
-        runs: folders of runs; resize takes the first.
+        runs: folders of runs; resize takes the first, trade_off those that are finished.
         out: folder for the files.
         steps: of the training behind a resize.
 
@@ -174,20 +196,24 @@ def study(what: str, runs: Sequence[Path], out: Path, steps: int = RETRAINED) ->
         FileNotFoundError, ValueError: as bimt_fast.tasks._analyse.load.
         ImportError: SciPy is missing.
     """
-    loaded = {run.name: _analyse.load(run) for run in runs}
-    out.mkdir(parents=True, exist_ok=True)
-    if what == "robustness":
-        found: Mapping[str, Any] = {name: robustness(model) for name, (model, _) in loaded.items()}
-        draw: Callable = figures.robustness
+    found: Mapping[str, Any]
+    draw: Callable
+    if what == "trade_off":
+        found = trade_off(runs)
+        draw = partial(figures.trade_off, published=brain.PUBLISHED_TRADE_OFF)
+    elif what == "robustness":
+        found = {run.name: robustness(_analyse.load(run)[0]) for run in runs}
+        draw = figures.robustness
     else:
-        model, settings = next(iter(loaded.values()))
+        model, settings = _analyse.load(runs[0])
         found, draw = resize(model, Preset(**settings["preset"]), steps), figures.resized
+    out.mkdir(parents=True, exist_ok=True)
     for name, value in rows(what, found):
         print(f"{name}: {value}")
     (out / f"{what}.json").write_text(json.dumps(found, indent=2) + "\n")
     print(f"written: {out / what}.json")
     try:
-        draw(found, out / f"{what}.png")
+        draw(found, path=out / f"{what}.png")
     except ImportError as error:
         print(f"no picture: {error}", file=sys.stderr)
         return False
@@ -201,6 +227,16 @@ def rows(what: str, found: Mapping[str, Any]) -> list[tuple[str, str]]:
         return [
             (name, f"{f['before']:.4f}" + (f", {f['after']:.4f} after training" if "after" in f else ""))
             for name, f in found.items()
+        ]
+    if what == "trade_off":
+        return [
+            (
+                name,
+                f"error {p['error']:.4f} ({p['pruned_error']:.4f} without |w| <= {ACTIVE:g}), {p['active']} active,"
+                f" wire {p['wire']:.4g}, weighted {p['weighted_wire']:.4g}, {p['seconds']:.0f} s",
+            )
+            for name, points in found.items()
+            for p in points
         ]
     return [
         row

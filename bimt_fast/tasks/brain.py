@@ -35,6 +35,20 @@ PUBLISHED = dict.fromkeys(NAMES, 1.0) | {
     "dnms": 0.945,
 }
 PUBLISHED_MEAN = 0.965
+# (mean error, wire) read off the published plot, by ablation.
+PUBLISHED_TRADE_OFF = {
+    "bimt": (
+        (0.175, 9.8e2),
+        (0.095, 3.0e3),
+        (0.057, 6.1e3),
+        (0.0445, 1.1e4),
+        (0.031, 2.0e4),
+        (0.026, 4.9e4),
+        (0.028, 1.0e5),
+    ),
+    "l1": ((0.196, 1.35e4), (0.098, 3.8e4), (0.0445, 6.8e4), (0.031, 1.0e5)),
+    "none": ((0.0335, 2.0e6),),
+}
 _TRAIN, _TEST, _JUDGED = 64, 256, 4000  # sequences: for the losses in result.json, and to count right answers
 _AT_ONCE = 250
 
@@ -175,7 +189,11 @@ TASK = Task(
     name="brain",
     labels={},
     preset=FULL,
-    more_presets={"full": FULL, "small": replace(FULL, shape=(INPUTS, 100, OUTPUTS), steps=4000)},
+    more_presets={
+        "full": FULL,
+        "small": replace(FULL, shape=(INPUTS, 100, OUTPUTS), steps=4000),
+        "sweep": replace(FULL, steps=3000),
+    },
     make_data=make_data,
     make_model=make_model,
     loss=loss,
