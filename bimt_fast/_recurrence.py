@@ -28,17 +28,18 @@ class _Recurrence(torch.autograd.Function):
         # Where alpha is 1 a state is its rate.
         states = torch.empty_like(drive, memory_format=torch.contiguous_format)
         rates = states if alpha == 1 else torch.empty_like(states)
-        to_next = weight.t()
-        for t in range(len(drive)):
-            if t == 0:
-                rates[0].copy_(drive[0])
+        to_next, last = weight.t(), None
+        for driven, rate, state in zip(drive.unbind(), rates.unbind(), states.unbind(), strict=True):
+            if last is None:
+                rate.copy_(driven)
             else:
-                torch.addmm(drive[t], states[t - 1], to_next, out=rates[t])
-            rates[t].relu_()
+                torch.addmm(driven, last, to_next, out=rate)
+            rate.relu_()
             if alpha != 1:
-                torch.mul(rates[t], alpha, out=states[t])
-                if t:
-                    states[t].add_(states[t - 1], alpha=1 - alpha)
+                torch.mul(rate, alpha, out=state)
+                if last is not None:
+                    state.add_(last, alpha=1 - alpha)
+            last = state
         ctx.alpha = alpha
         ctx.save_for_backward(weight, states, rates)
         return states
@@ -49,16 +50,18 @@ class _Recurrence(torch.autograd.Function):
         weight, states, rates = ctx.saved_tensors
         alpha = ctx.alpha
         to_drive = torch.empty_like(states)  # gradient of what is rectified
-        to_state, leaked = torch.empty_like(states[0]), torch.zeros_like(states[0])
-        for t in reversed(range(len(grad))):
-            if t == len(grad) - 1:
-                to_state.copy_(grad[t])
+        to_state, leaked, later = torch.empty_like(states[0]), torch.zeros_like(states[0]), None
+        of_steps = zip(grad.unbind(), rates.unbind(), to_drive.unbind(), strict=True)
+        for from_outside, rate, driven in reversed(list(of_steps)):
+            if later is None:
+                to_state.copy_(from_outside)
             else:
-                torch.addmm(grad[t], to_drive[t + 1], weight, out=to_state)
+                torch.addmm(from_outside, later, weight, out=to_state)
             if alpha != 1:
                 to_state.add_(leaked)
                 torch.mul(to_state, 1 - alpha, out=leaked)
                 to_state.mul_(alpha)
-            torch.ops.aten.threshold_backward.grad_input(to_state, rates[t], 0, grad_input=to_drive[t])
+            torch.ops.aten.threshold_backward.grad_input(to_state, rate, 0, grad_input=driven)
+            later = driven
         to_weight = to_drive[1:].flatten(0, 1).t() @ states[:-1].flatten(0, 1)
         return to_drive, to_weight, None

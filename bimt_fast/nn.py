@@ -259,7 +259,7 @@ class BioRNN(_CarriesWiring, nn.Module):
         """What the neurons say: (steps, batch, neurons), from the input of forward."""
         drive = self.input(x)  # of the whole sequence, as one product
         if self.training and self.noise:
-            drive = drive + self.noise * (2 / self.alpha) ** 0.5 * torch.randn_like(drive)
+            drive.add_(torch.randn_like(drive).mul_(self.noise * (2 / self.alpha) ** 0.5))
         return states_of(drive, self.recurrent.weight, self.alpha)
 
 
