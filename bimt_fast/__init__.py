@@ -1,6 +1,6 @@
 """Brain-Inspired Modular Training with compiled kernels."""
 
-from . import geometry, nn, optim, plot
+from . import analysis, geometry, nn, optim, plot
 from ._trace import trace
 from .backends import backend
 from .functional import add_grad_, best_swaps, connection_cost, placement_cost, swap_deltas
@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Wiring",
     "add_grad_",
+    "analysis",
     "backend",
     "best_swaps",
     "connection_cost",

@@ -94,17 +94,15 @@ def sheet(positions: Tensor, active: Tensor, labels: Tensor, size: Tensor, path:
     x, y = positions.double().t().numpy()
     idle = np.setdiff1d(np.arange(len(x)), active.numpy())
     ax.scatter(x[idle], y[idle], s=6, color=_IDLE, linewidths=0)
-    for k in range(count):
-        members = active[labels == k].numpy()
-        ax.scatter(
-            x[members], y[members], s=np.maximum(area[members], 8), color=[colours[k]], linewidths=0, label=f"{k + 1}"
-        )
+    colour_of = np.array(colours)[labels.numpy()]
+    ax.scatter(x[active], y[active], s=np.maximum(area[active.numpy()], 8), color=colour_of, linewidths=0)
+    for k, colour in enumerate(colours):
+        ax.scatter([], [], s=45, color=[colour], linewidths=0, label=f"{k + 1}")
     ax.set_aspect("equal")
     ax.set_axis_off()
     ax.legend(
-        title="cluster", frameon=False, fontsize=8, title_fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5),
-        markerscale=0.8,
-    )  # fmt: skip
+        title="cluster", frameon=False, fontsize=8, title_fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5)
+    )
     save(ax, path)
 
 
