@@ -173,9 +173,9 @@ def describe(figures: Mapping) -> Sequence[tuple[str, str]]:
 
 FULL = Preset(
     shape=(INPUTS, 400, OUTPUTS),
-    steps=15_000,
+    steps=20_000,
     lr=1e-3,
-    lam=((0.0, 1e-5), (0.04, 1e-4), (0.4, 2e-5), (0.48, 3e-6), (0.8, 2e-5)),
+    lam=((0.0, 1e-5), (0.03, 1e-4), (0.3, 2e-5), (0.36, 3e-6), (0.6, 3e-5)),
     bias=BIAS_ALWAYS,
     base_length=0.1,
     distance_scale=1.0,
