@@ -213,7 +213,7 @@ def _sweep_tasks(options: argparse.Namespace) -> int:
 def _analyse_run(options: argparse.Namespace) -> int:
     out = options.out or options.folder / "analysis"
     found = _analyse.analyse(options.folder, options.against)
-    _print_rows(_analyse.table(found["summary"]))
+    _print_rows(_analyse.table(found.summary))
     _analyse.write(found, out)
     return 0 if _analyse.draw(found, out) else 1
 

@@ -5,7 +5,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -70,16 +70,42 @@ def one_trial_each(model: BioRNN, seed: int = 5) -> dict[str, tuple[Tensor, Tens
     return shown
 
 
-def analyse(run: Path, against: Sequence[Path] = (), *, permutations: int = 10_000) -> dict:
-    """All figures of a run's network as plain data, and what is drawn of it.
+@dataclass(frozen=True)
+class Analysis:
+    """What a network's neurons do and where they lie.
+
+    Attributes:
+        model, settings: of the run.
+        active, normalised: as bimt_fast.analysis.normalised_variance.
+        clustering: of the active neurons.
+        nulls: as bimt_fast.analysis.modularity.
+        profile: mean |w| of the recurrent connections by distance, as bimt_fast.analysis.strength_by_distance.
+        decay: of the profile.
+        modules: of the active neurons' recurrent wiring.
+        importance: (neurons,), of all connections.
+        summary: what analysis.json holds.
+    """
+
+    model: BioRNN
+    settings: Mapping[str, Any]
+    active: Tensor
+    normalised: Tensor
+    clustering: analysis.Clustering
+    nulls: Mapping[str, analysis.AgainstNull]
+    profile: tuple[Tensor, Tensor, Tensor]
+    decay: analysis.Decay
+    modules: Tensor
+    importance: Tensor
+    summary: dict[str, Any] = field(default_factory=dict)
+
+
+def analyse(run: Path, against: Sequence[Path] = (), *, permutations: int = 10_000) -> Analysis:
+    """All figures of a run's network.
 
     Args:
         run: folder of a run, finished or not.
         against: folders of other runs, whose wire is compared with this one's.
         permutations: of the labels.
-
-    Returns:
-        {"summary": what analysis.json holds, and the tensors that `draw` takes}.
 
     Raises:
         FileNotFoundError, ValueError: as load; fewer than three neurons are active.
@@ -90,23 +116,38 @@ def analyse(run: Path, against: Sequence[Path] = (), *, permutations: int = 10_0
     side = math.isqrt(len(slots))
     active, normalised = analysis.normalised_variance(variances(model))
     clustering = analysis.clusters(normalised)
-    against_nulls = analysis.modularity(clustering.labels, active, (side, side), permutations=permutations)
     distance = geometry.distances(slots, slots, model.wiring.metric)
-    at, strength, count = analysis.strength_by_distance(weight, distance, brain.spacing(model))
-    decay = analysis.fit_decay(at, strength, count)
-    modules = analysis.modules_of(weight[active][:, active])
-    wire = wire_of(model)
-    size = analysis.importance([(weight, 0), (weight, 1), (model.input.weight, 0), (model.readout.weight, 1)])
-    accuracy = brain.accuracies(model)
+    profile = analysis.strength_by_distance(weight, distance, brain.spacing(model))
+    connections = [(weight, 0), (weight, 1), (model.input.weight, 0), (model.readout.weight, 1)]
+    found = Analysis(
+        model,
+        settings,
+        active,
+        normalised,
+        clustering,
+        nulls=analysis.modularity(clustering.labels, active, (side, side), permutations=permutations),
+        profile=profile,
+        decay=analysis.fit_decay(*profile),
+        modules=analysis.modules_of(weight[active][:, active]),
+        importance=analysis.importance(connections),
+    )
+    found.summary.update(_summary(found), permutations=permutations)
+    found.summary["against"] = {path.name: _beside(found.summary["wire"], path) for path in against}
+    return found
+
+
+def _summary(found: Analysis) -> dict[str, Any]:
+    accuracy = brain.accuracies(found.model)
     mean = sum(accuracy.values()) / len(NAMES)
-    summary = {
-        "run": {key: settings[key] for key in ("task", "ablation", "preset", "step")},
+    at, strength, _ = found.profile
+    clustering = found.clustering
+    return {
+        "run": {key: found.settings[key] for key in ("task", "ablation", "preset", "step")},
         "accuracy": accuracy,
         "mean_accuracy": mean,
         "error": 1 - mean,
-        "wire": wire,
-        "against": {path.name: _beside(wire, path) for path in against},
-        "active": {"neurons": len(active), "of": side * side, "silent_below": analysis.SILENT},
+        "wire": wire_of(found.model),
+        "active": {"neurons": len(found.active), "of": len(found.importance), "silent_below": analysis.SILENT},
         "clusters": {
             "count": clustering.count,
             "sizes": clustering.labels.bincount().tolist(),
@@ -114,26 +155,18 @@ def analyse(run: Path, against: Sequence[Path] = (), *, permutations: int = 10_0
         },
         "modularity": {
             name: {key: getattr(figure, key) for key in ("value", "mean", "deviation", "z", "p")}
-            for name, figure in against_nulls.items()
+            for name, figure in found.nulls.items()
         },
-        "permutations": permutations,
         "decay": {
-            **asdict(decay),
-            "best": decay.best,
+            **asdict(found.decay),
+            "best": found.decay.best,
             "distance": at.tolist(),
             "strength": strength.tolist(),
         },
-        "modules": {"count": int(modules.max()) + 1, **analysis.agreement(modules, clustering.labels)},
-    }
-    return {
-        "summary": summary,
-        "model": model,
-        "active": active,
-        "normalised": normalised,
-        "labels": clustering.labels,
-        "nulls": against_nulls,
-        "decay": (at, strength, decay),
-        "importance": size,
+        "modules": {
+            "count": int(found.modules.max()) + 1,
+            **analysis.agreement(found.modules, clustering.labels),
+        },
     }
 
 
@@ -159,28 +192,27 @@ def _beside(wire: Mapping[str, Any], other: Path) -> dict[str, Any]:
     return {"wire": theirs, "ratio": {**ratios, "weighted": theirs["weighted"] / max(wire["weighted"], 1e-300)}}
 
 
-def write(found: Mapping[str, Any], out: Path) -> None:
-    """Replaces analysis.json at once, then draws; says what was written."""
+def write(found: Analysis, out: Path) -> None:
+    """Replaces analysis.json at once; says what was written."""
     out.mkdir(parents=True, exist_ok=True)
     new = out / f"{RESULT}.new"
-    new.write_text(json.dumps(found["summary"], indent=2) + "\n")
+    new.write_text(json.dumps(found.summary, indent=2) + "\n")
     os.replace(new, out / RESULT)
     print(f"written: {out / RESULT}")
 
 
-def draw(found: Mapping[str, Any], out: Path) -> bool:
+def draw(found: Analysis, out: Path) -> bool:
     """The figures; says what was written, or why nothing was."""
-    model, active, labels = found["model"], found["active"], found["labels"]
-    wiring = model.wiring
+    active, labels, wiring = found.active, found.clustering.labels, found.model.wiring
     drawings = {
-        "trials.png": (figures.trials, one_trial_each(model), _cognitive.RING),
-        "accuracy.png": (figures.accuracy_bars, found["summary"]["accuracy"], brain.PUBLISHED),
-        "variance.png": (figures.variance_map, found["normalised"], labels, NAMES),
-        "brain.png": (figures.sheet, wiring.slots("h"), active, labels, found["importance"]),
+        "trials.png": (figures.trials, one_trial_each(found.model), _cognitive.RING),
+        "accuracy.png": (figures.accuracy_bars, found.summary["accuracy"], brain.PUBLISHED),
+        "variance.png": (figures.variance_map, found.normalised, labels, NAMES),
+        "brain.png": (figures.sheet, wiring.slots("h"), active, labels, found.importance),
         "network.png": (figures.layered, wiring, active, labels, ACTIVE),
-        "nulls.png": (figures.nulls, found["nulls"]),
-        "distance.png": (figures.decay, *found["decay"]),
-        "importance.png": (figures.ranked, found["importance"], len(active)),
+        "nulls.png": (figures.nulls, found.nulls),
+        "distance.png": (figures.decay, *found.profile[:2], found.decay),
+        "importance.png": (figures.ranked, found.importance, len(active)),
     }
     for name, (function, *arguments) in drawings.items():
         try:
@@ -219,8 +251,8 @@ def table(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         (
             "mean |w| against distance",
-            f"{decay['best']} (R2 {decay['power_r2']:.3f}, exponential {decay['exponential_r2']:.3f};"
-            f" exponent {decay['exponent']:.2f}, scale {decay['scale']:.2f})",
+            f"{decay['best']}; R2 of the power law {decay['power_r2']:.3f} (exponent {decay['exponent']:.2f}),"
+            f" of the exponential {decay['exponential_r2']:.3f} (scale {decay['scale']:.2f})",
         ),
         (
             "modules of the wiring",
