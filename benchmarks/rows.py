@@ -20,7 +20,7 @@ from torch import Tensor
 import bimt_fast as bf
 from bimt_fast import search
 from bimt_fast.compat import published
-from bimt_fast.tasks import TASKS
+from bimt_fast.tasks import TASKS, _run
 from bimt_fast.train import train, value_at
 
 BASE, SCALE = 0.1, 1.0
@@ -648,6 +648,78 @@ class WideTraining(Row):
         self.model.wiring.relocate("greedy", top_k=30)
 
 
+class BrainTraining(Row):
+    """One optimizer step of the brain: 32 sequences of 100 steps made anew, 400 neurons, penalty; swaps added."""
+
+    tolerance = 1e-4
+    rounds = 7
+
+    def __init__(self) -> None:
+        self.name = "training step of the brain, 400 neurons, 32 sequences of 100 steps, with the penalty and matching"
+
+    def prepare(self) -> None:
+        super().prepare()
+        task = TASKS["brain"]
+        self.every = {"relocation, every 200 steps": task.preset.swap_every}
+        self.model = task.make_model(task.preset)
+        torch.nn.init.normal_(self.model.recurrent.weight, std=0.03)
+        self.optimizer = bf.optim.AdamW(self.model.wiring, lr=1e-3, lam=1e-4)
+        self.loss = _run.task_loss(task, None, task.preset.batch)
+        self.twin = copy.deepcopy(self.model)
+        self.plain = torch.optim.Adam(self.twin.parameters(), lr=1e-3)
+        self.x, _ = task.make_batch(task.preset.batch)
+
+    def check(self) -> float:
+        """Gradients of a fixed batch against the plain loop in float64."""
+        ours, truth = copy.deepcopy(self.model).eval(), copy.deepcopy(self.model).double().eval()
+        ours(self.x).square().mean().backward()
+        _plain_loop(truth, self.x.double()).square().mean().backward()
+        pairs = zip(ours.parameters(), truth.parameters(), strict=True)
+        return max(worst(p.grad, q.grad) for p, q in pairs)
+
+    @contender("bimt_fast")
+    def ours(self) -> None:
+        self._step(self.model, self.loss(self.model), self.optimizer.update)
+
+    @contender("a plain loop under autograd, torch's Adam, no penalty, no swaps")
+    def autograd(self) -> None:
+        x, y = TASKS["brain"].make_batch(TASKS["brain"].preset.batch)
+        self._step(self.twin, TASKS["brain"].loss(_plain_loop(self.twin, x), y), self.plain.step)
+
+    @contender("the batch alone")
+    def batch(self) -> None:
+        TASKS["brain"].make_batch(TASKS["brain"].preset.batch)
+
+    @contender("AdamW step with the penalty alone")
+    def update(self) -> None:
+        self.optimizer.update()
+
+    @contender("relocation, every 200 steps")
+    def relocate(self) -> None:
+        order = torch.randperm(400)
+        self.model.wiring.permute_("h", order)
+        self.model.wiring.relocate("matching")
+
+    @staticmethod
+    def _step(model: torch.nn.Module, loss: Tensor, update: Callable[[], object]) -> None:
+        for p in model.parameters():
+            p.grad = None
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        update()
+
+
+def _plain_loop(model: torch.nn.Module, x: Tensor) -> Tensor:
+    drive = model.input(x)
+    if model.training:
+        drive = drive + model.noise * 2**0.5 * torch.randn_like(drive)
+    state, states = torch.zeros_like(drive[0]), []
+    for step in drive:
+        state = torch.relu(step + model.recurrent(state))
+        states.append(state)
+    return model.readout(torch.stack(states))
+
+
 class SmallCalls(Row):
     """Overhead of a call where there is next to nothing to compute, mean of `repeats` calls."""
 
@@ -820,6 +892,7 @@ def all_rows() -> list[Row]:
         QuadraticAssignment(),
         Relocation(),
         WideTraining(),
+        BrainTraining(),
         AddGradCall(),
         WiringCall(),
         OptimizerCall(),

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from . import geometry, nn, optim, plot
+from . import analysis, geometry, nn, optim, plot
 from ._trace import trace
 from .backends import backend
 from .functional import add_grad_, best_swaps, connection_cost, placement_cost, swap_deltas
@@ -15,6 +15,7 @@ __all__ = [
     "BIMTRegressor",
     "Wiring",
     "add_grad_",
+    "analysis",
     "backend",
     "best_swaps",
     "connection_cost",

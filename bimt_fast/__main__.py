@@ -1,4 +1,4 @@
-"""python -m bimt_fast info | train TASK | sweep TASK... | plot RUN | fit TABLE | predict MODEL TABLE"""
+"""python -m bimt_fast info | train | sweep | plot | analyse | study | fit | predict"""
 
 import argparse
 import copy
@@ -19,7 +19,7 @@ import torch
 from . import __version__, _table, backends
 from ._run_report import figure_rows, read_result, training_rows
 from .compat import published
-from .tasks import PRESETS, TASKS, Task, _run, _sweep
+from .tasks import PRESETS, TASKS, Task, _analyse, _run, _studies, _sweep
 from .train import ABLATIONS, Preset, ablate, read_checkpoint
 from .wiring import STRATEGIES, Wiring
 
@@ -52,6 +52,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_plot(commands.add_parser("plot", help="draw all pictures of a finished run again, and its report"))
     _add_fit(commands.add_parser("fit", help="fit a table: a modular network, and a page that shows what it found"))
     _add_predict(commands.add_parser("predict", help="predict by a model that fit saved"))
+    _add_analyse(
+        commands.add_parser("analyse", help="what the neurons of a trained brain do, and how modular they lie")
+    )
+    _add_study(commands.add_parser("study", help="what trained brains bear, and what is left of one on another sheet"))
     return parser
 
 
@@ -142,6 +146,25 @@ def _names(text: str) -> list[str]:
 
 def _widths(text: str) -> tuple[int, ...]:
     return tuple(_positive(part) for part in text.split(","))
+
+
+def _add_analyse(run: argparse.ArgumentParser) -> None:
+    run.set_defaults(run=_analyse_run)
+    run.add_argument("task", choices=["brain"])
+    run.add_argument("folder", type=Path, metavar="RUN", help="folder of the run, which has its checkpoint")
+    run.add_argument("--against", nargs="+", type=Path, default=[], metavar="RUN", help="others, to compare the wire")
+    run.add_argument("--out", type=Path, metavar="DIR", help="folder for the figures (default: RUN/analysis)")
+
+
+def _add_study(run: argparse.ArgumentParser) -> None:
+    run.set_defaults(run=_study)
+    run.add_argument("task", choices=["brain"])
+    run.add_argument(
+        "what", choices=_studies.STUDIES, help="robustness of all runs, or a resize of the first one's sheet"
+    )
+    run.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="folders of runs, which have checkpoints")
+    run.add_argument("--steps", type=_positive, default=_studies.RETRAINED, help="of the training behind a resize")
+    run.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: RUN/study of the first)")
 
 
 def _positive(text: str) -> int:
@@ -305,6 +328,19 @@ def _show_warning(message: Warning | str, *more: object, **others: object) -> No
     print(f"warning: {message}", file=sys.stderr)
 
 
+def _analyse_run(options: argparse.Namespace) -> int:
+    out = options.out or options.folder / "analysis"
+    found = _analyse.analyse(options.folder, options.against)
+    _print_rows(_analyse.table(found.summary))
+    _analyse.write(found, out)
+    return 0 if _analyse.draw(found, out) else 1
+
+
+def _study(options: argparse.Namespace) -> int:
+    out = options.out or options.folders[0] / "study"
+    return 0 if _studies.study(options.what, options.folders, out, options.steps) else 1
+
+
 def _compare_published(wiring: Wiring, preset: Preset) -> dict[str, float]:
     """Milliseconds of one greedy relocation by the published loop and by ours, medians of interleaved runs."""
     ours, theirs = [], []
@@ -323,7 +359,10 @@ def _milliseconds(function: Callable, *arguments, **named) -> float:
 
 
 def _print_table(task: Task, result: dict) -> None:
-    rows = [*figure_rows(result), *_run.found(task, result), *training_rows(result)]
+    _print_rows([*figure_rows(result), *_run.found(task, result), *training_rows(result)])
+
+
+def _print_rows(rows: list[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         print(f"{name:<{width}}  {value}")

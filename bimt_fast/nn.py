@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from . import geometry
+from ._recurrence import states_of
+from .ops import check_number
 from .wiring import Wiring
 
 
@@ -177,6 +179,88 @@ class BioMLP(_CarriesWiring, nn.Module):
             x = self.activation(layer(x))
             found.append(x)
         return found
+
+
+class BioRNN(_CarriesWiring, nn.Module):
+    """A continuous-time network of rectified units with a linear readout, with its wiring in `.wiring`.
+
+    h[t] = (1 - alpha) h[t - 1] + alpha relu(W_in u[t] + W_hh h[t - 1] + b + noise), from h = 0; y[t] = W_out h[t] + c.
+    Groups: "in", "h", "out"; relocation of "h" moves both axes of W_hh, the rows of W_in and the columns of W_out.
+    W_hh starts as half the identity. In training mode noise is normal, of deviation noise * sqrt(2 / alpha), drawn
+    from torch's global generator at each step; in eval mode there is none.
+
+    Args:
+        in_features, neurons, out_features: sizes of the groups.
+        alpha: of (0, 1], the time step divided by the time constant.
+        noise: see above, at least 0.
+        positions: by group name, slot positions (n, dim) where they are not a line.
+        frozen, metric, distance_scale, base_length, reduction: as Wiring.
+        device, dtype: of the parameters.
+
+    Raises:
+        TypeError, ValueError: as Wiring; a size is no positive integer, alpha or noise is out of its range.
+
+    Source: Yang et al. 2019 (Nature Neuroscience 22, 297); Liu, Khona, Fiete, Tegmark 2023 (arXiv 2310.07711).
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        neurons: int,
+        out_features: int,
+        *,
+        alpha: float = 1.0,
+        noise: float = 0.0,
+        positions: dict[str, Tensor] | None = None,
+        frozen: Iterable[str] = (),
+        metric: str | Tensor = "l1",
+        distance_scale: float | dict = 1.0,
+        base_length: float | dict = 0.1,
+        reduction: str | dict = "sum",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        sizes = {"in": in_features, "h": neurons, "out": out_features}
+        for name, count in zip(("in_features", "neurons", "out_features"), sizes.values(), strict=True):
+            _check_count(name, count)
+        self.alpha, self.noise = check_number("alpha", alpha, 0), check_number("noise", noise, 0)
+        if not 0 < self.alpha <= 1:
+            raise ValueError(f"alpha must be above 0 and at most 1, was {alpha}")
+        positions = dict(positions or {})
+        for unknown in set(positions) - set(sizes):
+            raise ValueError(f"positions must be of groups {', '.join(sizes)}, had {unknown!r}")
+        options = {"device": device, "dtype": dtype}
+        self.input = nn.Linear(in_features, neurons, **options)
+        self.recurrent = nn.Linear(neurons, neurons, bias=False, **options)
+        self.readout = nn.Linear(neurons, out_features, **options)
+        with torch.no_grad():
+            self.recurrent.weight.copy_(0.5 * torch.eye(neurons))
+        self.wiring = Wiring(
+            self,
+            {group: positions.get(group, geometry.line(size)) for group, size in sizes.items()},
+            {
+                **_linear_axes("input", "h", "in"),
+                "recurrent.weight": ("h", "h"),
+                **_linear_axes("readout", "out", "h"),
+            },
+            frozen=frozen,
+            metric=metric,
+            distance_scale=distance_scale,
+            base_length=base_length,
+            reduction=reduction,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(steps, batch, in_features) -> (steps, batch, out_features)."""
+        return self.readout(self.states(x))
+
+    def states(self, x: Tensor) -> Tensor:
+        """What the neurons say: (steps, batch, neurons), from the input of forward."""
+        drive = self.input(x)  # of the whole sequence, as one product
+        if self.training and self.noise:
+            drive.add_(torch.randn_like(drive).mul_(self.noise * (2 / self.alpha) ** 0.5))
+        return states_of(drive, self.recurrent.weight, self.alpha)
 
 
 class BioTransformer(_CarriesWiring, nn.Module):

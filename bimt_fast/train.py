@@ -49,6 +49,7 @@ class Preset:
         merge_every: steps after which a merge on trial is judged.
         prune_from: fraction of the steps from which connections of |w| <= 0.05 are zero and stay zero; None: never.
         name: of the settings: published, or what was made of them.
+        clip: largest norm of the task's gradient, which is scaled down to it; None: no limit.
     """
 
     shape: tuple[int, ...]
@@ -73,6 +74,7 @@ class Preset:
     merge_every: int = 500
     prune_from: float | None = None
     name: str = "published"
+    clip: float | None = None
 
     @property
     def wiring(self) -> dict[str, Any]:
@@ -186,6 +188,7 @@ def train(
     progress: bool = False,
     every: int = 100,
     inputs: Tensor | None = None,
+    figures: Callable[[], Mapping[str, float]] | None = None,
     checkpoint: "Checkpoint | None" = None,
     resume: bool = False,
     recorder: Recorder | None = None,
@@ -202,6 +205,7 @@ def train(
         every: steps between rows of the history.
         inputs: that merges are judged by, as the model takes them; needed where the preset merges, and loss has to be
             the same function at each step then.
+        figures: gives more figures by name for the bar, behind the step in hand.
         checkpoint: where to keep the state: about once a minute, at the end, and on Ctrl-C.
         resume: goes on from the checkpoint, to the same bits as a run that was never interrupted.
         recorder: of frames for an animation; it goes on where the checkpoint does.
@@ -219,7 +223,7 @@ def train(
         raise ValueError("resume needs a checkpoint, was given none")
     if preset.merge is not None and inputs is None:
         raise ValueError("inputs must be given where the preset merges neurons, were None")
-    run = _Run(model, wiring, loss, preset, History(every), inputs, recorder)
+    run = _Run(model, wiring, loss, preset, History(every), inputs, recorder, figures)
     if resume:
         run.load(checkpoint.load())
     elif recorder is not None:
@@ -244,9 +248,11 @@ class _Run:
         history: History,
         inputs: Tensor | None,
         recorder: Recorder | None,
+        figures: Callable[[], Mapping[str, float]] | None,
     ) -> None:
         self.model, self.wiring, self.loss, self.preset, self.history = model, wiring, loss, preset, history
         self.recorder = recorder
+        self.figures = figures or dict
         scale = {"distance_scale": preset.penalty_scale, "proximal": preset.proximal}
         self.optimizer = AdamW(wiring, model.parameters(), **scale)
         self.search = None
@@ -283,6 +289,8 @@ class _Run:
             if step >= self.prune_at:
                 for p in wired:
                     p.grad.mul_(p.detach() != 0)
+            if preset.clip is not None:
+                nn.utils.clip_grad_norm_(parameters, preset.clip)
             optimizer.update()
             if preset.swap_every and (step + 1) % preset.swap_every == 0:
                 report = wiring.relocate(preset.strategy, top_k=top_k)
@@ -297,7 +305,7 @@ class _Run:
             if step % every == 0 or last:
                 cost = optimizer.cost.item()
                 history.rows.append((step, value.item(), cost, lam))
-                bar(step + 1, loss=value.item(), cost=cost)
+                bar(step + 1, loss=value.item(), cost=cost, **self.figures())
             if recorder is not None and (step % recorder.every == 0 or last):
                 recorder.add(step, value.item(), optimizer.cost.item(), lam)
             self.step = step + 1

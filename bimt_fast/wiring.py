@@ -32,6 +32,7 @@ from ._relocation import (
     copies_of,
     travelling_axes,
 )
+from ._resize import resize
 from ._serial import from_dict, to_dict
 from ._text import describe, with_notes
 from .geometry import TABLE, metric_row
@@ -345,6 +346,30 @@ class Wiring:
             self._check_blocks_whole("permutations", group, permutation)
         self._permutations.update({g: p.clone() for g, p in permutations.items()})
         self._plan_cache.clear()
+
+    def resize(self, group: str, positions: Tensor, mixing: Tensor) -> None:
+        """Gives an inner group other neurons, each a mixture of the old ones; its parameters are made anew.
+
+        A new neuron's incoming weights and bias are the mixture of the old ones'; outgoing weights are multiplied by
+        the pseudo-inverse of the mixing, so that they act on the part of the old activity that the mixture keeps.
+        What the model computes stays the same where new neurons are copies of old ones, or where neurons that merge
+        say the same; else nearly, and a brief training repairs it. Optimizers must be made anew: they would go on with
+        the old parameters.
+
+        Args:
+            group: an inner group that is not in blocks, and stands plainly on axes of nn.Linear only.
+            positions: (n_new, dim) slot positions of the new neurons.
+            mixing: (n_new, n_old) float32 or float64; row k says of which old neurons the new neuron k is made. See
+                bimt_fast.analysis.merging and interpolation.
+
+        Raises:
+            TypeError: positions or mixing are no float tensors.
+            ValueError: the group is unknown or no inner group, a shape does not fit, a value is not finite. Nothing is
+                changed then.
+            NotImplementedError: the group is in blocks, in folds, or on tensors of other modules.
+        """
+        self._known_groups("group", (group,))
+        resize(self, group, positions, mixing)
 
     # In words, and as plain data
 

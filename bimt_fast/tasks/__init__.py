@@ -1,6 +1,7 @@
 """One file per experiment: data, preset with the published settings, and what structure to look for."""
 
 from . import (
+    brain,
     compositionality,
     in_context,
     independence,
@@ -11,7 +12,7 @@ from . import (
     sharing,
     two_moons,
 )
-from ._task import ACTIVE, PRESETS, Data, Task
+from ._task import ACTIVE, Data, Task
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -26,7 +27,11 @@ TASKS: dict[str, Task] = {
         in_context.TASK,
         mnist.TASK,
         mnist.WIDE,
+        *brain.BRAINS.values(),
     )
 }
+
+_MORE = [name for task in TASKS.values() for name in task.more_presets]
+PRESETS = tuple(dict.fromkeys(["published", "proximal", "reliable", *_MORE]))
 
 __all__ = ["ACTIVE", "PRESETS", "TASKS", "Data", "Task"]

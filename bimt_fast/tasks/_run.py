@@ -68,13 +68,15 @@ def run(
         model = task.make_model(preset)
         settings = {"task": task.name, "ablation": ablation, "backend": serving(), "preset": asdict(preset)}
         settings |= {} if animate is None else {"animate": animate}
+        loss = task_loss(task, data, preset.batch)
         history = train(
             model,
             model.wiring,
-            task_loss(task, data, preset.batch),
+            loss,
             preset,
             progress=progress,
             inputs=data.train_x if preset.batch is None else None,
+            figures=getattr(loss, "figures", None),
             checkpoint=Checkpoint(out / CHECKPOINT, settings),
             resume=resume,
             recorder=None if animate is None else Recorder(out / FRAMES, animate),
@@ -91,7 +93,9 @@ def load_data(task: Task, preset: Preset, folder: Path | None = None) -> Data:
 
 
 def task_loss(task: Task, data: Data, batch: int | None) -> Callable[[nn.Module], Tensor]:
-    """The loss on all training points, or on a batch of them that torch's global generator draws."""
+    """The loss on all training points, on a batch of them that torch's global generator draws, or on a fresh one."""
+    if task.make_batch is not None:
+        return _FreshBatches(task, batch)
     x, y, loss = data.train_x, data.train_y, task.loss
     if batch is None:
         return lambda model: loss(model(x), y)
@@ -101,6 +105,22 @@ def task_loss(task: Task, data: Data, batch: int | None) -> Callable[[nn.Module]
         return loss(model(x[rows]), y[rows])
 
     return of_batch
+
+
+class _FreshBatches:
+    """The loss on a batch that is made for each step; `figures` of the last one."""
+
+    def __init__(self, task: Task, batch: int) -> None:
+        self.task, self.batch = task, batch
+
+    def __call__(self, model: nn.Module) -> Tensor:
+        x, y = self.task.make_batch(self.batch)
+        prediction = model(x.to(next(model.parameters()).dtype))
+        self.last = x, y, prediction.detach()
+        return self.task.loss(prediction, y)
+
+    def figures(self) -> Mapping[str, float]:
+        return self.task.shown(*self.last)
 
 
 def serving() -> str:

@@ -26,7 +26,8 @@ def variants(
     found = []
     for name, ablation in product(presets, ablations):
         charged = ablation != "none"
-        preset = ablate(task.settings(name) if charged else task.preset, ablation)
+        own = charged or name in task.more_presets  # without a penalty, the others are the task's own
+        preset = ablate(task.settings(name) if own else task.preset, ablation)
         swaps = preset.swap_every is not None
         for strategy in strategies or [preset.strategy] if swaps else [task.preset.strategy]:
             for scale in lam_scales if charged else [1.0]:

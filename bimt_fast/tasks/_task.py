@@ -13,7 +13,6 @@ from ..train import Preset, Schedule, reliable
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PRESETS = "published", "proximal", "reliable"
 ACTIVE = 0.05  # a connection counts as active where |w| is above
 _ROWS = 5000  # that are evaluated at once
 
@@ -56,6 +55,10 @@ class Task:
         classify: whether targets are classes, int64 or one-hot, so that accuracies mean something.
         reads_files: whether the data come from files.
         layers: groups of the picture from bottom to top, where the wiring alone does not say.
+        more_presets: settings other than the task's own, by name.
+        make_batch: size of a batch -> inputs and targets, drawn by torch's global generator; None: batches are of
+            the training points.
+        shown: (inputs, targets, prediction) of a batch so made -> figures for the progress bar.
         describe: structure figures -> rows (name, value) of the table; None: every figure is a row.
         proximal_scale: how much stronger lam has to be where the penalty shrinks weights behind the step; None: not
             known, and no such preset.
@@ -75,14 +78,23 @@ class Task:
     classify: bool = False
     reads_files: bool = False
     layers: tuple[str, ...] | None = None
+    more_presets: Mapping[str, Preset] = field(default_factory=dict)
+    make_batch: Callable[[int], tuple[Tensor, Tensor]] | None = None
+    shown: Callable[[Tensor, Tensor, Tensor], Mapping[str, float]] | None = None
     describe: Callable[[dict], Sequence[tuple[str, str]]] | None = None
     proximal_scale: float | None = None
     merges: bool = False
     pictures: Callable[[nn.Module, Data], "Mapping[str, Figure]"] | None = None
 
+    @property
+    def presets(self) -> tuple[str, ...]:
+        """Names that settings takes."""
+        ours = {"proximal": self.proximal_scale is not None, "reliable": self.merges}
+        return ("published", *(name for name, there in ours.items() if there), *self.more_presets)
+
     def settings(self, preset: str) -> Preset:
-        """The settings of that name: "published"; ours are "proximal", with exact zeros and exact relocation, and
-        "reliable", which searches for the structure, see bimt_fast.train.reliable.
+        """The settings of that name: "published", the task's own; ours are "proximal", with exact zeros and exact
+        relocation, "reliable", which searches for the structure, see bimt_fast.train.reliable, and its more_presets.
 
         Adam rescales a penalty in the gradient and not one behind the step, so the same lam means another strength; and
         lam does not fall again towards the end, since zeros would grow back.
@@ -90,12 +102,14 @@ class Task:
         Raises:
             ValueError: the experiment has none of that name.
         """
+        if preset not in self.presets:
+            raise ValueError(f"preset must be one that {self.name} has, {', '.join(self.presets)}, was {preset!r}")
         if preset == "published":
             return self.preset
-        if preset == "reliable" and self.merges:
+        if preset in self.more_presets:
+            return replace(self.more_presets[preset], name=preset)
+        if preset == "reliable":
             return reliable(self.preset)
-        if preset != "proximal" or self.proximal_scale is None:
-            raise ValueError(f"preset must be one that {self.name} has, was {preset!r}")
         strongest = accumulate(self.preset.lam, lambda before, now: (now[0], max(before[1], now[1])))
         lam = tuple((start, self.proximal_scale * value) for start, value in strongest)
         return replace(self.preset, lam=lam, proximal=True, strategy="assignment", name=preset)

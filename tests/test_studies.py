@@ -1,0 +1,115 @@
+"""Studies of a finished brain, on networks of a few neurons."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bimt_fast import geometry
+from bimt_fast.__main__ import main
+from bimt_fast.tasks import _analyse, _run, _studies, brain
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    small = {
+        (brain, "_JUDGED"): 20,
+        (_studies, "_SEQUENCES"): 20,
+        (_studies, "REMOVED"): (0.0, 0.5),
+        (_studies, "DEVIATIONS"): (0.0, 0.3),
+        (_analyse, "_TRIALS"): 10,
+    }
+    for (owner, name), value in small.items():
+        monkeypatch.setattr(owner, name, value)
+
+
+def network(neurons=16):
+    torch.manual_seed(0)
+    model = brain.make_model(brain.replace(brain.FULL, shape=(53, neurons, 17)))
+    nn.init.normal_(model.recurrent.weight, std=0.2)
+    return model.eval()
+
+
+def test_neurons_that_are_removed_send_nothing():
+    model, x = network(), torch.rand(5, 3, 53)
+    lesioned = _studies.without_neurons(model, torch.tensor([2, 7]))
+    h, outputs = torch.zeros(3, 16), []
+    for t in range(5):
+        h = torch.relu(x[t] @ model.input.weight.T + model.input.bias + h @ model.recurrent.weight.T)
+        h[:, [2, 7]] = 0
+        outputs.append(h @ model.readout.weight.T + model.readout.bias)
+    torch.testing.assert_close(lesioned(x), torch.stack(outputs))
+    assert not torch.allclose(model(x), lesioned(x))
+
+
+def test_noise_falls_on_the_rings():
+    model, seen = network(), []
+    model.forward = lambda x: seen.append(x)
+    x = torch.rand(50, 40, 53)
+    _studies._Disturbed(model, 0.3)(x)
+    away = seen[0] - x
+    assert (away[..., 0] == 0).all() and (away[..., 33:] == 0).all()
+    assert away[..., 1:33].std().item() == pytest.approx(0.3, rel=0.02)
+
+
+def test_coarser_cells():
+    labels = _studies.labels_by_position(4, 2)
+    assert labels.view(4, 4).tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
+
+
+def test_neurons_that_say_the_same_are_merged():
+    pytest.importorskip("scipy")
+    generator = torch.Generator().manual_seed(0)
+    signals = torch.rand(200, 3, generator=generator)
+    states = torch.stack([signals[:, 0], 3 * signals[:, 1], signals[:, 1] + 1, 2 * signals[:, 0], signals[:, 2]], 1)
+    states = torch.cat([states, torch.full((200, 2), 0.25)], 1)
+    labels = _studies.labels_by_activity(states, 4).tolist()
+    assert labels[0] == labels[3] and labels[1] == labels[2] and labels[5] == labels[6] and len(set(labels)) == 4
+
+
+def test_merged_neurons_are_placed_where_they_were():
+    pytest.importorskip("scipy")
+    slots = geometry.grid((2, 2))
+    labels = torch.tensor([2, 2, 0, 1, 1, 3])
+    positions = torch.tensor([[0.1, 0.1], [0.3, 0.2], [0.8, 0.1], [0.2, 0.9], [0.1, 0.6], [0.9, 0.9]])
+    assert _studies.places_for(labels, positions, slots).tolist() == [1, 2, 0, 3]
+
+
+def test_sheets_of_other_sizes():
+    pytest.importorskip("scipy")
+    model, x = network(), torch.rand(4, 3, 53)
+    before = model(x)
+    made = dict(_studies.resized(model))
+    assert [m.recurrent.in_features for m in made.values()] == [4, 4, 64, 64]
+    torch.testing.assert_close(made["8 x 8, copies"](x), before, rtol=1e-4, atol=1e-5)
+    assert torch.equal(made["8 x 8, copies"].wiring.slots("h"), geometry.grid((8, 8)))
+    assert torch.equal(model(x), before)
+    for name, other in made.items():
+        assert other(x).isfinite().all(), name
+
+
+def test_the_study_command(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("scipy")
+    pytest.importorskip("matplotlib")
+    preset = brain.replace(brain.FULL, shape=(53, 16, 17), batch=4, steps=2)
+    for name in ("one", "two"):
+        _run.run(brain.TASK, preset, tmp_path / name)
+    assert main(["study", "brain", "robustness", str(tmp_path / "one"), str(tmp_path / "two")]) == 0
+    found = json.loads((tmp_path / "one" / "study" / "robustness.json").read_text())
+    assert set(found) == {"one", "two"} and [point[0] for point in found["two"]["noise"]] == [0.0, 0.3]
+    share, middle, draws = found["one"]["removal"][1]
+    assert share == 0.5 and len(draws) == 3 and middle == pytest.approx(np.median(draws))
+    out = tmp_path / "resized"
+    assert main(["study", "brain", "resize", str(tmp_path / "one"), "--steps", "2", "--out", str(out)]) == 0
+    found = json.loads((out / "resize.json").read_text())
+    assert len(found) == 5 and all(0 <= f["after"] <= 1 for name, f in found.items() if name != "as trained")
+    assert "8 x 8, interpolated: 0." in capsys.readouterr().out
+    assert main(["study", "brain", "trade_off", str(tmp_path / "one"), str(tmp_path / "two"), "--out", str(out)]) == 0
+    (points,) = json.loads((out / "trade_off.json").read_text()).values()
+    result = json.loads((tmp_path / "two" / "result.json").read_text())
+    assert len(points) == 2 and points[1]["wire"] == result["structure"]["wire"]
+    assert "bimt matching: error 0." in capsys.readouterr().out
+    for path in (out / "resize.png", out / "trade_off.png", tmp_path / "one" / "study" / "robustness.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
