@@ -698,8 +698,8 @@ def test_what_the_command_line_refuses(tmp_path, capsys, monkeypatch):
         (["train", "mnist"], "no MNIST found"),
         (["train", "mnist", "--data", "full"], "no MNIST in full"),
         (["train", "products", "--backend", "cuda"], "cuda"),
-        (["train", "mnist", "--preset", "proximal"], "preset must be one that mnist has, was 'proximal'"),
-        (["sweep", "products", "mnist", "--presets", "proximal", "--out", "s"], "one that mnist has, was 'proximal'"),
+        (["train", "mnist", "--preset", "proximal"], "preset must be one that mnist has, published, was 'proximal'"),
+        (["sweep", "products", "mnist", "--presets", "proximal", "--out", "s"], "mnist has, published, was 'proximal'"),
     ):
         assert main(arguments) == 1, arguments
         assert words in capsys.readouterr().err
