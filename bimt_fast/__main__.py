@@ -8,6 +8,7 @@ import platform
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 
 from . import __version__, _table, backends
+from ._figure import check_path
 from ._run_report import figure_rows, read_result, training_rows
 from .compat import published
 from .tasks import PRESETS, TASKS, Task, _analyse, _run, _studies, _sweep
@@ -262,6 +264,9 @@ def _sweep_tasks(options: argparse.Namespace) -> int:
     for task in tasks:
         for name in options.presets:
             task.settings(name)  # what an experiment does not have is said before the first runs
+    if options.figure is not None:
+        with suppress(ImportError):  # of matplotlib: said where nothing can be drawn
+            check_path(options.figure)
     for task in tasks:
         results += _sweep.sweep(
             task,

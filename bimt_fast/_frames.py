@@ -19,6 +19,8 @@ class Recorder:
     """Adds frames to a file: where every neuron sits, and the strongest weights of each connection.
 
     A frame takes 4 bytes a neuron and 8 bytes a weight, of at most 5000 weights of each connection, however wide it is.
+    `bimt_fast.train.train` takes a recorder. In a loop of your own call `start(wiring)` before the first step,
+    `follow(report)` with what each relocation returns, and `add(step, loss, cost, lam)` for a frame.
 
     Args:
         path: of the file; replaced when a run starts.
@@ -73,7 +75,7 @@ class Recorder:
         frame["step"], frame["loss"], frame["cost"], frame["lam"] = step, loss, cost, lam
         for group in self._wiring.groups:
             slots = self._slots[group] if group in self._slots else self._wiring.permutation(group)
-            frame[f"slots {group}"] = slots.numpy()
+            frame[f"slots {group}"] = slots.cpu().numpy()
         for part in self._wiring.parts():
             index, _, _ = strongest(part.weight, 0.0, _EDGES, part.label)
             frame[f"edges {part.label}"][: len(index)] = index.numpy()

@@ -22,7 +22,11 @@ Row = tuple[str, str]  # name, value
 
 
 def report(
-    run: str | os.PathLike, path: str | os.PathLike | None = None, *, found: Sequence[Row] | None = None
+    run: str | os.PathLike,
+    path: str | os.PathLike | None = None,
+    *,
+    found: Sequence[Row] | None = None,
+    pictures: Sequence[Path] | None = None,
 ) -> Path:
     """Makes one page of HTML of a finished run, with its pictures inside: it opens anywhere, offline.
 
@@ -30,6 +34,7 @@ def report(
         run: folder that `python -m bimt_fast train` wrote: result.json, and whatever pictures lie beside it.
         path: of the page; None: report.html in the folder. Replaced at once.
         found: rows that say what structure was found; None: the figures of result.json by their names.
+        pictures: files to show; None: every picture in the folder, the smallest of those that share a name.
 
     Returns:
         Where the page is.
@@ -41,7 +46,8 @@ def report(
     run = Path(run)
     result = read_result(run)
     path = run / "report.html" if path is None else Path(path)
-    preset, pictures = result["preset"], _pictures(run)
+    preset = result["preset"]
+    pictures = _pictures(run) if pictures is None else {p.stem: p for p in sorted(pictures, key=lambda p: p.stem)}
     page = Page(f"{result['task']}, seed {preset['seed']}, {result['ablation']}")
     for name in ("network", "animation"):
         _add(page, pictures, name)
@@ -81,11 +87,14 @@ def read_result(run: Path) -> dict[str, Any]:
 
 
 def _settings(preset: Mapping[str, Any]) -> list[Row]:
-    """Names and values of a preset's fields; of schedules, from which share of the steps each value holds."""
+    """Names and values of a preset's fields; of schedules, at or from which share of the steps each value holds."""
     rows = {name.replace("_", " "): in_words(value) for name, value in preset.items()}
     rows["shape"] = "-".join(map(str, preset["shape"]))
-    for name in ("lam", "bias"):
-        rows[name] = ", ".join(f"{in_words(value)} from {start:.0%} of the steps" for start, value in preset[name])
+    for name in ("lr", "lam", "bias"):
+        if isinstance(preset[name], (list, tuple)):
+            holds = "at" if preset.get("smooth") and name != "bias" else "from"
+            rows[name] = ", ".join(f"{in_words(value)} {holds} {start:.4g}" for start, value in preset[name])
+            rows[name] += " of the steps" + (", geometric between" if holds == "at" else "")
     return list(rows.items())
 
 
@@ -106,7 +115,7 @@ def figure_rows(result: Mapping[str, Any]) -> list[Row]:
     variant = {"bimt": ""}.get(result["ablation"], f", {result['ablation']}")
     loss = result["loss"]
     rows = [
-        ("seed, strategy", f"{result['preset']['seed']}, {result['preset']['strategy']}{variant}"),
+        ("seed, strategy", f"{result['preset']['seed']}, {_strategy(result['preset'])}{variant}"),
         (f"train {loss} / test {loss}", f"{result['train_loss']:.2e} / {_beside(result, 'test_loss', '.2e')}"),
     ]
     if "test_accuracy" in result:
@@ -119,6 +128,11 @@ def figure_rows(result: Mapping[str, Any]) -> list[Row]:
         ("wiring length, sum |w| d", f"{result['wiring_length']:.2f}"),
         ("connection cost", f"{result['connection_cost']:.2f}"),
     ]
+
+
+def _strategy(preset: Mapping[str, Any]) -> str:
+    named = "" if preset.get("name", "published") == "published" else f", {preset['name']}"
+    return (preset["strategy"] if preset["swap_every"] else "no relocation") + named
 
 
 def _beside(result: Mapping[str, Any], name: str, form: str) -> str:
@@ -138,12 +152,14 @@ def structure_rows(structure: Mapping[str, Any], described: Sequence[tuple[str, 
 
 
 def training_rows(result: Mapping[str, Any]) -> list[Row]:
-    """Times; where they were compared, the published loop's too."""
+    """Times and merges; where they were compared, the published loop's time too."""
     relocation, seconds = result["relocation"], result["seconds"]
     rows = [
         ("training", f"{seconds:.1f} s for {result['preset']['steps']} steps, backend {result['backend']}"),
         ("one relocation, mean in training", f"{relocation['milliseconds']:.2f} ms ({relocation['count']} of them)"),
     ]
+    if "merges" in result:
+        rows.append(("merges of neurons", "{kept} kept of {tried} tried".format(**result["merges"])))
     if "published_milliseconds" in relocation:
         ours, theirs = relocation["greedy_milliseconds"], relocation["published_milliseconds"]
         rows.append(("one relocation, published loop", f"{theirs:.1f} ms against {ours:.2f} ms: {theirs / ours:.0f}x"))

@@ -418,7 +418,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: the file is no checkpoint.
     """
     if not path.exists():
-        raise FileNotFoundError(f"there is no checkpoint {path} to resume")
+        raise FileNotFoundError(f"there is no checkpoint {path}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever unpickling a broken file raises

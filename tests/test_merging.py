@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import bimt_fast as bf
-from bimt_fast import merging
+from bimt_fast import _run_report, merging
 from bimt_fast.nn import BioMLP
 from bimt_fast.tasks import TASKS, _run
 from bimt_fast.train import Checkpoint, Preset, reliable, train, value_at
@@ -246,3 +246,12 @@ def test_merges_need_inputs():
     model = task.make_model(SHORT)
     with pytest.raises(ValueError, match="inputs must be given"):
         train(model, model.wiring, lambda m: None, SHORT)
+
+
+def test_the_table_says_what_was_merged_and_how(tmp_path):
+    result, _ = _run.run(TASKS["products"], replace(SHORT, steps=40, merge_every=5, swap_every=None), tmp_path)
+    assert dict(_run_report.training_rows(result))["merges of neurons"].endswith(f"{result['merges']['tried']} tried")
+    assert dict(_run_report.figure_rows(result))["seed, strategy"] == "0, no relocation, reliable"
+    settings = dict(_run_report._settings(result["preset"]))
+    assert settings["lr"] == "0.002 at 0, 0.002 at 0.95, 0.0005 at 1 of the steps, geometric between"
+    assert settings["bias"] == "no from 0, yes from 0.45, no from 0.9 of the steps"

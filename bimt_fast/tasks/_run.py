@@ -211,9 +211,11 @@ def draw(
         kind: of the pictures, "png" or "svg".
     """
     try:
+        pictures = []
         for path in _draw_pictures(task, model, result, out, folder, kind):
             print(f"written: {path}")
-        print(f"written: {plot.report(out, found=found(task, result))}")
+            pictures.append(path)
+        print(f"written: {plot.report(out, found=found(task, result), pictures=pictures)}")
     except ImportError as error:
         print(f"no picture: {error}", file=sys.stderr)
         return False

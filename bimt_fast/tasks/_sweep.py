@@ -10,8 +10,9 @@ from statistics import median
 from typing import Any
 
 from .. import plot
+from .._run_report import read_result
 from ..train import Preset, ablate
-from ._run import CHECKPOINT, RESULT, run
+from ._run import CHECKPOINT, run
 from ._task import Task
 
 
@@ -98,8 +99,8 @@ def sweep(
 def _complete(place: Path, preset: Preset) -> dict[str, Any] | None:
     """The result of a run that is there; None where there is none."""
     try:
-        result = json.loads((place / RESULT).read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        result = read_result(place)
+    except (FileNotFoundError, ValueError):
         return None
     wanted = json.loads(json.dumps(asdict(preset)))
     if result.get("preset") != wanted:
