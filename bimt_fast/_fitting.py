@@ -183,7 +183,8 @@ def search(
                 _warm_up(rows, recipe(shape, steps, seeds[0]))
             clock = _Clock(budget)
             if budget is not None:
-                steps, merge = _affordable(rows, recipe(shape, steps, seeds[0]), len(seeds), clock)
+                preset = ablate(recipe(shape, steps, seeds[0]), ablation)
+                steps, merge = _affordable(rows, preset, len(seeds), clock)
             for run, seed in enumerate(seeds):
                 if found and clock.left < longest:
                     say(f"time for {len({c.run for c in found})} of {len(seeds)} networks")
