@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from . import _anatomy
 from .nn import BioMLP
-from .train import Preset, Schedule, ablate, train
+from .train import Preset, ablate, reliable, train
 
 STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # of the penalty: the noisier a table, the stronger it must be
 _FIRST = (1.0, 10.0, 30.0)  # that are tried
 THRESHOLDS = (0.02, 0.05, 0.1, 0.2)  # of pruning
-_LAM_LOW, _LAM_HIGH, _LAM_STEPS = 1e-3, 2e-2, 12
+_LAM = 2e-2  # times the strength: the most that is charged
+_TRIALS = 40  # of merges, if they went on through all steps
+_MERGING = 4000  # steps take as long as merges of a run, about
 _BATCH = 1024  # rows a step, at most
 _RETRAINING = 0.05  # of the steps, after each pruning
 _LEAST_STEPS = 1500  # of a run; where the budget is short, there are fewer runs before there are fewer steps
@@ -25,33 +27,30 @@ _CAUTION = 0.85  # of the budget is planned for
 _LOOK_EVERY = 50  # steps between looks at the validation error, where nothing is charged
 
 
-def recipe(shape: Sequence[int], steps: int, seed: int, strength: float = 1.0) -> Preset:
-    """How one network is trained on standardised columns: the place to change for a better recipe.
-
-    lam rises geometrically over the first 60 % of the steps and falls to where it began for the last 20 %; biases are
-    charged at the end only; relocation is exact where layers are small enough.
+def recipe(shape: Sequence[int], steps: int, seed: int, strength: float = 1.0, merge: bool = True) -> Preset:
+    """How one network is trained on standardised columns: bimt_fast.train.reliable.
 
     Args:
         shape: widths from inputs to outputs.
         steps: optimizer steps.
         seed: of initial weights and batches.
         strength: factor of the penalty.
+        merge: whether merges of neurons are tried, if the steps are enough for them; where rows are more than a batch,
+            merges are judged by some of them, always the same.
     """
-    growth = (_LAM_HIGH / _LAM_LOW) ** (1 / (_LAM_STEPS - 1))
-    rising = [(0.6 * k / _LAM_STEPS, strength * _LAM_LOW * growth**k) for k in range(_LAM_STEPS)]
-    lam: Schedule = (*rising, (0.8, strength * _LAM_LOW))
-    return Preset(
+    published = Preset(
         shape=tuple(shape),
         steps=steps,
         lr=2e-3,
-        lam=lam,
-        bias=((0.0, False), (0.8, True)),
+        lam=((0.0, strength * _LAM),),
+        bias=((0.0, False),),
         base_length=0.1,
         distance_scale=1.0,
         swap_every=max(20, min(200, steps // 50)),
-        strategy="auto",
         seed=seed,
     )
+    preset = replace(reliable(published), strategy="auto", merge_every=max(1, steps // _TRIALS))
+    return preset if merge and steps >= _LEAST_STEPS else replace(preset, merge=None)
 
 
 @dataclass(frozen=True)
@@ -177,21 +176,22 @@ def search(
     Raises:
         KeyboardInterrupt: before the first network was done.
     """
-    found, longest, interrupted = [], 0.0, False
+    found, longest, interrupted, merge = [], 0.0, False, True
     with torch.random.fork_rng(devices=[]):
         try:
             if budget is not None:
                 _warm_up(rows, recipe(shape, steps, seeds[0]))
             clock = _Clock(budget)
             if budget is not None:
-                steps = _affordable_steps(rows, recipe(shape, steps, seeds[0]), len(seeds), clock)
+                preset = ablate(recipe(shape, steps, seeds[0]), ablation)
+                steps, merge = _affordable(rows, preset, len(seeds), clock)
             for run, seed in enumerate(seeds):
                 if found and clock.left < longest:
                     say(f"time for {len({c.run for c in found})} of {len(seeds)} networks")
                     break
                 start = perf_counter()
                 strength = 0.0 if ablation == "none" else next_strength(found, tolerance)
-                preset = ablate(recipe(shape, steps, seed, strength), ablation)
+                preset = ablate(recipe(shape, steps, seed, strength, merge), ablation)
                 new = _train_one(rows, preset, run, strength, clock, unfinished=not found)
                 found += new
                 longest = max(longest, perf_counter() - start)
@@ -209,31 +209,40 @@ def search(
     return found, interrupted
 
 
-def _affordable_steps(rows: Rows, preset: Preset, runs: int, clock: _Clock) -> int:
-    """Steps a run for which the budget suffices, by a short trial."""
-    trial = replace(preset, steps=100, swap_every=50)
+def _affordable(rows: Rows, preset: Preset, runs: int, clock: _Clock) -> tuple[int, bool]:
+    """Steps a run for which the budget suffices, by a short trial, and whether it does for merges as well."""
+    trial = replace(preset, steps=100, swap_every=50, merge=None)
     network = BioMLP(trial.shape, **trial.wiring)
     seconds = train(network, network.wiring, _loss(rows), trial).seconds
     total = int(_CAUTION * clock.left * trial.steps / seconds / (1 + _RETRAINING * len(THRESHOLDS)))
-    return max(1, min(preset.steps, max(total // runs, min(total, _LEAST_STEPS))))
+    merge = preset.merge is not None and total >= _MERGING + _LEAST_STEPS
+    merging = _MERGING if merge else 0
+    return max(1, min(preset.steps, max(total // runs, min(total, merging + _LEAST_STEPS)) - merging)), merge
 
 
 def _warm_up(rows: Rows, preset: Preset) -> None:
     """The first step in a process takes seconds, of imports."""
     network = BioMLP(preset.shape, **preset.wiring)
-    train(network, network.wiring, _loss(rows), replace(preset, steps=1, swap_every=1))
+    train(network, network.wiring, _loss(rows), replace(preset, steps=1, swap_every=1, merge=None))
 
 
 def _loss(rows: Rows) -> Callable[[nn.Module], Tensor]:
+    """Mean loss of the rows, of a batch where they are many; where no gradient is asked for, of those to judge by."""
     x, y, row_loss = rows.train_x, rows.train_y, rows.row_loss
-    if len(x) <= _BATCH:
-        return lambda network: row_loss(network(x), y).mean()
+    judged_x, judged_y = _judged(x), _judged(y)
 
-    def of_batch(network: nn.Module) -> Tensor:
+    def loss(network: nn.Module) -> Tensor:
+        if len(x) <= _BATCH or not torch.is_grad_enabled():
+            return row_loss(network(judged_x), judged_y).mean()
         drawn = torch.randint(len(x), (_BATCH,))
         return row_loss(network(x[drawn]), y[drawn]).mean()
 
-    return of_batch
+    return loss
+
+
+def _judged(rows: Tensor) -> Tensor:
+    """A batch at most, the same each time: every so many rows one."""
+    return rows[:: math.ceil(len(rows) / _BATCH)]
 
 
 def _train_one(
@@ -253,7 +262,7 @@ def _train_one(
 
     try:
         if any(lam for _, lam in preset.lam):
-            train(network, network.wiring, clock.watch(_loss(rows)), preset)
+            train(network, network.wiring, clock.watch(_loss(rows)), preset, inputs=_judged(rows.train_x))
             for threshold in THRESHOLDS:
                 _prune_(network, rows, threshold)
                 _retrain(network, rows, clock, preset)
@@ -294,7 +303,7 @@ def _retrain(network: BioMLP, rows: Rows, clock: _Clock, preset: Preset) -> None
     steps = max(1, round(_RETRAINING * preset.steps))
     best = _Best(network, rows)
     try:
-        freely = replace(preset, steps=steps, lam=((0.0, 0.0),), swap_every=None)
+        freely = replace(preset, steps=steps, lam=((0.0, 0.0),), swap_every=None, merge=None, prune_from=None)
         train(network, network.wiring, clock.watch(best.watch(_loss(rows))), freely)
     finally:
         for hook in hooks:

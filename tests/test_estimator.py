@@ -136,6 +136,23 @@ def test_retraining_keeps_zeros():
         assert rows.error(network) == pytest.approx(candidate.error)
 
 
+def test_merges_are_judged_by_the_same_rows_each_time():
+    x, y = (torch.as_tensor(values, dtype=torch.float32) for values in formula(2 * _fitting._BATCH + 1))
+    rows = _fitting.Rows(x, y, x, y, BIMTRegressor._row_loss, torch.zeros(5, dtype=torch.bool))
+    network, loss = BioMLP((5, 6, 2)), _fitting._loss(rows)
+    assert loss(network).item() != loss(network).item(), "batches are drawn"
+    with torch.no_grad():
+        expected = (network(_fitting._judged(x)) - _fitting._judged(y)).square().mean()
+        assert loss(network) == loss(network) == pytest.approx(expected.item())
+    assert _fitting._BATCH / 2 < len(_fitting._judged(x)) <= _fitting._BATCH
+
+
+def test_merges_take_enough_steps_and_time():
+    assert _fitting.recipe((5, 6, 2), 5000, 0).merge is not None
+    assert _fitting.recipe((5, 6, 2), 1000, 0).merge is None
+    assert _fitting.recipe((5, 6, 2), 5000, 0, merge=False).merge is None
+
+
 def candidate(error, wire, strength=1.0):
     return _fitting.Candidate(0, strength, 0.1, 100, error, wire, 10, 5, {})
 
@@ -460,7 +477,7 @@ def test_the_budget_is_kept_to():
 
 
 def test_a_budget_too_short_for_one_network_keeps_what_there_is(monkeypatch):
-    monkeypatch.setattr(_fitting, "_affordable_steps", lambda *arguments: 10**7)
+    monkeypatch.setattr(_fitting, "_affordable", lambda *arguments: (10**7, True))
     x, y = formula(60)
     with pytest.warns(UserWarning, match="the time budget should suffice to train one network, did not"):
         model = BIMTRegressor((8,), seeds=3, budget=0.3, random_state=0).fit(x, y)
