@@ -260,14 +260,14 @@ def trade_off(
     published: Mapping[str, Sequence[tuple[float, float]]],
     path: Path,
 ) -> None:
-    """Mean error against active neurons and against wire, a dot a run, over the published points."""
+    """Mean error with the counted wire alone, against active neurons and wire: a dot a run, over the published."""
     _, axes = _grid_of_axes(1, 2, (8.5, 3.2), sharey=True)
     for (name, points), marker in zip(published.items(), "osD", strict=False):
         error, wire = zip(*points, strict=True)
         axes[0, 1].plot(wire, error, f"{marker}-", color="0.7", markersize=4, linewidth=0.8, label=f"{name}, published")
     for k, (name, points) in enumerate(found.items()):
         for ax, key in zip(axes[0], ("active", "wire"), strict=True):
-            x, y = [point[key] for point in points], [point["error"] for point in points]
+            x, y = [point[key] for point in points], [point["pruned_error"] for point in points]
             ax.plot(x, y, "o", color=_colours(10)[k % 10], markersize=5, label=name)
     for ax, words in zip(axes[0], ("active neurons", "recurrent wire, grid spacings"), strict=True):
         _plain(ax).set(xscale="log", yscale="log", xlabel=words)

@@ -129,7 +129,7 @@ def test_wire_is_counted_in_grid_spacings(monkeypatch):
     model = brain.make_model(preset)
     weight = model.recurrent.weight
     nn.init.normal_(weight, std=0.06)
-    counted = {at: [0.0, 0] for at in ("0.01", "0.05", "0.1")}
+    counted = {at: [0.0, 0] for at in ("0.01", "0.02", "0.05", "0.1")}
     weighted = 0.0
     for i in range(16):
         for j in range(16):
@@ -145,10 +145,10 @@ def test_wire_is_counted_in_grid_spacings(monkeypatch):
         assert found["above"][at]["wire"] == pytest.approx(wire, rel=1e-5)
         assert found["above"][at]["connections"] == connections
     structure = brain.structure(model, data())
-    assert structure["wire"] == pytest.approx(counted["0.05"][0], rel=1e-5)
+    assert structure["wire"] == pytest.approx(counted["0.02"][0], rel=1e-5)
     pruned = brain.make_model(preset)
     pruned.load_state_dict(model.state_dict())
-    pruned.recurrent.weight.data[weight.abs() <= 0.05] = 0
+    pruned.recurrent.weight.data[weight.abs() <= 0.02] = 0
     assert structure["pruned_error"] == pytest.approx(1 - sum(brain.accuracies(pruned).values()) / 20)
     assert set(structure["falls_short"]) == {
         n for n, share in structure["accuracy"].items() if share < brain.PUBLISHED[n] - 0.02

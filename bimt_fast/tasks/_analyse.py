@@ -22,9 +22,9 @@ from ._run import CHECKPOINT
 from ._task import ACTIVE
 
 RESULT = "analysis.json"
-THRESHOLDS = (0.01, ACTIVE, 0.1)
+THRESHOLDS = (0.01, brain.WIRED, ACTIVE, 0.1)
 _TRIALS = 500
-_SEQUENCES = 1000  # to judge a network by without its weak connections
+_SEQUENCES = 4000  # to judge a network by without its weak connections
 
 
 def load(run: Path) -> tuple[BioRNN, dict[str, Any]]:

@@ -20,7 +20,6 @@ from ..nn import BioRNN
 from ..train import Preset, train
 from . import _analyse, _cognitive, _run, brain
 from ._cognitive import NAMES, RINGS, RULE
-from ._task import ACTIVE
 
 DEVIATIONS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
 REMOVED = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3)
@@ -232,8 +231,8 @@ def rows(what: str, found: Mapping[str, Any]) -> list[tuple[str, str]]:
         return [
             (
                 name,
-                f"error {p['error']:.4f} ({p['pruned_error']:.4f} without |w| <= {ACTIVE:g}), {p['active']} active,"
-                f" wire {p['wire']:.4g}, weighted {p['weighted_wire']:.4g}, {p['seconds']:.0f} s",
+                f"error {p['error']:.4f} ({p['pruned_error']:.4f} without |w| <= {brain.WIRED:g}),"
+                f" {p['active']} active, wire {p['wire']:.4g}, weighted {p['weighted_wire']:.4g}, {p['seconds']:.0f} s",
             )
             for name, points in found.items()
             for p in points
