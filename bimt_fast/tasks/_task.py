@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ..merging import THRESHOLD
 from ..train import Preset, Schedule, reliable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ACTIVE = 0.05  # a connection counts as active where |w| is above
+ACTIVE = THRESHOLD  # a connection counts as active where |w| is above
 _ROWS = 5000  # that are evaluated at once
 
 # The penalty and the biases of most experiments, by fraction of the steps.
