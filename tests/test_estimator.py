@@ -359,23 +359,43 @@ def test_text_columns_are_left_out_unless_asked_for():
 # Files and the command line
 
 
-@pytest.mark.parametrize("library", [None, "pandas", "polars"])
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-def test_reading(library, delimiter, tmp_path, monkeypatch):
-    if library is not None:
-        pytest.importorskip(library, reason=f"{library} is not installed")
-    installed = _table._installed
-    monkeypatch.setattr(_table, "_installed", lambda name: installed(name) if name == library else None)
-    lines = ["number,text with, flag,gap", "1,a b,True,1.5", "-2e3,NA,False,", "3,c,True,4"]
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_reading(delimiter, end, tmp_path):
+    lines = ["number,text with, flag,gap,id", "1,a b,true,1.5,1_0", "", "-2e3,NA,FALSE,,2", "3, c,True,4,3"]
     path = tmp_path / "t.csv"
-    path.write_text("\n".join(lines).replace(",", delimiter) + "\n", encoding="utf-8-sig")
-    columns = _table.read(path)
-    assert list(columns) == ["number", "text with", "flag", "gap"]
+    path.write_bytes((end.join(lines).replace(",", delimiter) + end).encode("utf-8-sig"))
+    columns = _table.read(path, text=["flag"])
+    assert list(columns) == ["number", "text with", "flag", "gap", "id"]
     np.testing.assert_array_equal(columns["number"], [1, -2000, 3])
-    np.testing.assert_array_equal(columns["flag"], [1, 0, 1])
     np.testing.assert_array_equal(columns["gap"], [1.5, np.nan, 4])
-    assert columns["text with"].tolist() == ["a b", None, "c"]
-    assert all(columns[name].dtype == np.float64 for name in ("number", "flag", "gap"))
+    assert columns["text with"].tolist() == ["a b", None, "c"] and columns["id"].tolist() == ["1_0", "2", "3"]
+    assert columns["flag"].tolist() == ["true", "FALSE", "True"]
+    assert _table.read(path)["flag"].tolist() == [1, 0, 1]
+
+
+def test_quoted_names(tmp_path):
+    (tmp_path / "t.csv").write_text('"Fuel, l/100km";"two\nlines"\n1;2\n')
+    assert list(_table.read(tmp_path / "t.csv")) == ["Fuel, l/100km", "two\nlines"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "labels"),
+    [
+        (["2", "10", "-3"], [2, 10, -3]),
+        (["007", "7"], ["007", "7"]),
+        (["True", "False"], ["True", "False"]),
+        ([1.0, 0.0], [1, 0]),
+        (["0.5", "1"], [0.5, 1.0]),
+    ],
+)
+def test_class_labels_are_what_was_written(cells, labels):
+    assert _table.classes_of("y", np.array(cells, dtype=object)).tolist() == labels
+
+
+def test_a_label_that_may_mean_nothing_is_warned_of():
+    with pytest.warns(UserWarning, match="target 'y' should be empty where it is missing: 'NA' was taken for a class"):
+        assert _table.classes_of("y", np.array(["NA", "b"], dtype=object)).tolist() == ["NA", "b"]
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
@@ -396,12 +416,14 @@ def test_parquet(library, tmp_path, monkeypatch):
 
 def test_files_that_hold_no_table(tmp_path, monkeypatch):
     monkeypatch.setattr(_table, "_installed", lambda name: None)
-    for text, said in (
-        ("", "began with an empty line"),
-        ("a,b\n", "held none"),
-        ("a,b\n1\n", "row 1 of .* 2 cells, .* had 1"),
+    for content, said in (
+        (b"", "must begin with the names of its columns, began with an empty line"),
+        (b"a,b\n", "held none"),
+        (b"a,b\n\n1\n", "line 3 of .* must have 2 cells, one a name, had 1"),
+        (b"a,b\n1,\xff\n", "must be UTF-8, byte 7 was not"),
+        (b'a,b\n1,"2\n', "line 2 of .* must be CSV: unexpected end of data"),
     ):
-        (tmp_path / "t.csv").write_text(text)
+        (tmp_path / "t.csv").write_bytes(content)
         with pytest.raises(ValueError, match=said):
             _table.read(tmp_path / "t.csv")
     with pytest.raises(ImportError, match="Parquet files need pandas or polars"):
