@@ -251,6 +251,15 @@ def warn_about(names: Sequence[str], x: np.ndarray, targets: Sequence[str], y: n
                 warnings.warn(f"column {name!r} should not be the target {target!r} itself, was a straight line of it")
 
 
+def draw(classes: np.ndarray, share: float, random: np.random.RandomState) -> np.ndarray:
+    """Bool (n,): a share of the rows, of each of the classes (n,) alike."""
+    drawn = np.zeros(len(classes), dtype=bool)
+    for label in np.unique(classes):
+        of_class = np.flatnonzero(classes == label)
+        drawn[random.permutation(of_class)[: round(share * len(of_class))]] = True
+    return drawn
+
+
 def is_constant(column: np.ndarray) -> bool:
     """Whether all entries are the same, to rounding."""
     return np.ptp(column) <= 1e-12 * np.abs(column).max(initial=0)

@@ -258,6 +258,21 @@ def test_saved_and_loaded(fitted, tmp_path):
             estimator.load(tmp_path / name)
 
 
+def test_parameters_of_numpy_are_saved(fitted, tmp_path):
+    model = BIMTRegressor(**(SHORT | {"steps": np.int64(7), "random_state": np.int64(1), "tolerance": np.float64(0.1)}))
+    model.take(fitted)
+    model.save(tmp_path / "model.pt")
+    assert estimator.load(tmp_path / "model.pt").get_params() == model.get_params()
+
+
+def test_no_score_where_nothing_varies(fitted):
+    x, y = formula(20)
+    y[:, 0] = 0.1
+    figures = fitted.measure(x, y)
+    assert figures["per target"]["y"]["r2"] is None and figures["score"] == figures["per target"]["z"]["r2"] is not None
+    assert fitted.measure(x[:1], y[:1])["score"] is None
+
+
 def test_dataframes_name_columns():
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     x, y = formula(60)
@@ -278,14 +293,15 @@ def test_dataframes_name_columns():
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("hidden", (), r"hidden must hold at least one positive integer, was \(\)"),
-        ("hidden", (4, 0), r"hidden must hold at least one positive integer, was \(4, 0\)"),
+        ("hidden", (), r"hidden must be a tuple or list of positive integers, was \(\)"),
+        ("hidden", (4, 0), r"hidden must be a tuple or list of positive integers, was \(4, 0\)"),
         ("seeds", 0, r"seeds must be a positive integer, was 0"),
         ("steps", 1.5, r"steps must be a positive integer, was 1.5"),
         ("budget", -1, r"budget must be a number of seconds above 0, or None, was -1"),
         ("tolerance", -0.1, r"tolerance must be a number of at least 0, was -0.1"),
         ("validation", 1, r"validation must be a share between 0 and 1, was 1"),
         ("ablation", "l2", r"ablation must be one of none, l1, .*, was 'l2'"),
+        ("random_state", -1, r"random_state must be an integer from 0 to 2\*\*32 - 1, .*, was -1"),
     ],
 )
 def test_bad_parameters(name, value, said):
@@ -329,6 +345,41 @@ def test_bad_names(header, arguments, said, tmp_path, capsys):
     (tmp_path / "t.csv").write_text(header + "\n" + "1,2,3\n4,5,6\n" * 10)
     assert main(["fit", str(tmp_path / "t.csv"), *arguments, "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err == f"error: {said}\n"
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ({"target_names": ["p", "q"]}, "target_names must be one for each of 1 columns, were 2"),
+        ({"target_names": "yield"}, "target_names must be a list of strings, was 'yield'"),
+        ({"names": [1, 2, 3, 4, 5]}, r"names must be a list of strings, was \[1, 2, 3, 4, 5\]"),
+        ({"names": ["a"]}, "names must be one for each of 5 columns, were 1"),
+        ({"names": ["a", "b", "c", "d", "a"]}, "names of columns must be distinct, 'a' stood 2 times"),
+    ],
+)
+def test_bad_names_of_arrays(names, said):
+    x, y = formula(30)
+    with pytest.raises(ValueError, match=said):
+        bf.fit(x.tolist(), y[:, 0], **SHORT, **names)
+
+
+@pytest.mark.filterwarnings("ignore:The number of unique classes")
+@pytest.mark.parametrize(
+    ("y", "classify", "said"),
+    [
+        (np.arange(29), False, "inconsistent numbers of samples"),
+        (np.full(30, 5.0), False, "target 'y' must vary, was 5 in all of 30 rows"),
+        (["cat"] * 30, True, "y must hold at least two classes, held one class: 'cat'"),
+        (np.linspace(0, 1, 30), True, "(?i)continuous"),
+        (list(map(str, range(30))), True, "classes must have at least 3 rows each, the commonest had 1"),
+    ],
+)
+def test_bad_targets_leave_no_folder(y, classify, said, tmp_path):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    x, _ = formula(30)
+    with pytest.raises(ValueError, match=said):
+        bf.fit(x, y, classify=classify, out=tmp_path / "out", **SHORT)
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_odd_is_warned_of():
@@ -462,12 +513,17 @@ def test_classes_from_the_command_line(tmp_path):
     assert list(said) == ["kind", "p(a)", "p(b)", "p(c)"] and (said["kind"] == kinds).mean() > 0.8
 
 
-def test_a_page_without_matplotlib(tmp_path, monkeypatch):
+def test_a_page_of_too_few_rows_without_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    x, y = formula(80)
-    bf.fit(x, y, out=tmp_path, **SHORT)
-    page = (tmp_path / "report.html").read_text()
-    assert "need matplotlib" in page and "<img" not in page
+    x, y = formula(5)
+    with pytest.warns(UserWarning) as told:
+        bf.fit(x, y, out=tmp_path, **(SHORT | {"steps": 5}))
+    page, said = (tmp_path / "report.html").read_text(), [str(warning.message) for warning in told]
+    assert "need matplotlib" in page and "<img" not in page and "Rows held out: 1, too few to score" in page
+    assert [text for text in said if "50 rows" in text] == [
+        "the table should have at least 50 rows to tell a rule from chance, had 5"
+    ]
+    assert json.loads((tmp_path / "result.json").read_text())["tested"]["bimt"]["score"] is None
 
 
 # Time and interruption
@@ -517,6 +573,14 @@ def test_interrupted_before_the_first_network(fitted, monkeypatch):
         fitted.fit(x[:, :3], y[:, 0])
     assert vars(fitted) == before and fitted.predict(x).shape == y.shape
     assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_early_interruption_leaves_no_folder(tmp_path, monkeypatch):
+    interrupt_after(monkeypatch, 0)
+    x, y = formula(60)
+    with pytest.raises(KeyboardInterrupt):
+        bf.fit(x, y, out=tmp_path / "out", **SHORT)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_interrupted_report_leaves_the_baselines_out(tmp_path, monkeypatch):
