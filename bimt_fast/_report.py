@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from . import _anatomy, _fitting, _panels, _table, plot
+from . import _anatomy, _figure, _fitting, _panels, _table, plot
 from ._page import Page
 from ._scikit import check_random_state
 
@@ -248,7 +248,7 @@ def _page(
     drawn = _can_draw(page)
     if drawn:
         network = _network_figure(estimator)
-        _panels.save(network, out / PICTURE)
+        _figure.save_figure(network, out / PICTURE)
         page.figure(network, *_network_caption(estimator))
     _say_structure(page, estimator, result)
     if drawn:
@@ -299,7 +299,7 @@ def _network_axes(below: list[str], above: list[str], layers: int) -> "Axes":
     for names in (below, above):
         if _NAME_WIDTH * sum(len(name) + 2 for name in names) > width:
             height += _NAME_WIDTH * max(map(len, names))
-    return _panels.new_figure(width, height).add_subplot()
+    return _figure.new_axes((width, height))
 
 
 def _network_caption(estimator: "Estimator") -> tuple[str, str]:
