@@ -123,7 +123,10 @@ def _add_fit(run: argparse.ArgumentParser) -> None:
     run.add_argument("--inputs", type=_names, metavar="NAMES", help="columns to predict from (default: all others)")
     run.add_argument("--classify", action="store_true", help="the target holds classes, not numbers")
     run.add_argument(
-        "--budget", type=float, metavar="SECONDS", help="of training, all in all (default: as long as it takes)"
+        "--budget",
+        type=float,
+        metavar="SECONDS",
+        help="of training, all in all; the page comes on top (default: as long as it takes)",
     )
     run.add_argument("--seeds", type=_positive, default=5, help="networks to choose from (default: 5)")
     run.add_argument("--steps", type=_positive, help="optimizer steps for each (default: the estimator's)")
@@ -131,7 +134,7 @@ def _add_fit(run: argparse.ArgumentParser) -> None:
         "--tolerance", type=float, help="by how much the error may be worse for less wire (default: 0.02 of it)"
     )
     run.add_argument("--hidden", type=_widths, help="neurons of the hidden layers (default: 20,20)")
-    run.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default: 0)")
+    run.add_argument("--seed", type=_seed, default=0, help="of everything that is drawn (default: 0)")
     run.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: runs/NAME OF THE TABLE)")
 
 
@@ -147,7 +150,16 @@ def _names(text: str) -> list[str]:
 
 
 def _widths(text: str) -> tuple[int, ...]:
-    return tuple(_positive(part) for part in text.split(","))
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(f"must be whole numbers above 0 such as 20,20, was {text!r}")
+    return tuple(map(int, parts))
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 2**32 - 1, was {text}")
+    return int(text)
 
 
 def _add_analyse(run: argparse.ArgumentParser) -> None:
@@ -291,7 +303,7 @@ def _fit(options: argparse.Namespace) -> int:
     from . import _report, estimator  # which take a second, with scikit-learn
 
     out = options.out or Path("runs") / options.table.stem
-    columns = _table.read(options.table)
+    columns = _table.read(options.table, text=options.targets if options.classify else ())
     inputs = _table.choose(columns, options.targets, options.inputs)
     x = _table.matrix(columns, inputs)
     if options.classify:
@@ -299,7 +311,7 @@ def _fit(options: argparse.Namespace) -> int:
             raise ValueError(f"targets must be one column of classes, were {len(options.targets)}")
         (target,) = options.targets
         _table.refuse_bad(target, columns[target], "target", numbers=False)
-        kind, y = estimator.BIMTClassifier, _table.classes_of(columns[target])
+        kind, y = estimator.BIMTClassifier, _table.classes_of(target, columns[target])
     else:
         kind, y = estimator.BIMTRegressor, _table.matrix(columns, options.targets, "target")
     chosen = {name: getattr(options, name) for name in ("steps", "hidden", "tolerance")}
@@ -321,7 +333,7 @@ def _predict(options: argparse.Namespace) -> int:
 
     model = estimator.load(options.model)
     columns = _table.read(options.table)
-    x = _table.matrix(columns, _table.choose(columns, [], model.input_names_))
+    x = _table.matrix(columns, model.input_names_)
     said = dict(zip(model.target_names_, model.predict_rows(x).reshape(len(x), -1).T, strict=True))
     if model.classifies:
         said |= {f"p({label})": p for label, p in zip(model.classes_, model.probabilities(x).T, strict=True)}

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .plot import NEGATIVE, POSITIVE, UNSIGNED
+from ._figure import NEGATIVE, POSITIVE, UNSIGNED, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +49,7 @@ def draw(panels: Sequence[Panel], rows: np.ndarray, names: Sequence[str]) -> "Fi
     """
     across = min(_ACROSS, len(panels))
     down = -(-len(panels) // across)
-    figure = new_figure(3.0 * across, 2.6 * down)
+    figure = new_figure((3.0 * across, 2.6 * down))
     axes = figure.subplots(down, across, squeeze=False).ravel()
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), _DOTS)).astype(int)]
     for ax, panel in zip(axes, panels, strict=False):
@@ -62,24 +61,6 @@ def draw(panels: Sequence[Panel], rows: np.ndarray, names: Sequence[str]) -> "Fi
     for ax in axes[len(panels) :]:
         ax.remove()
     return figure
-
-
-def new_figure(width: float, height: float) -> "Figure":
-    """In inches; without pyplot, which would ask for a display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=150, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def save(figure: "Figure", path: Path) -> None:
-    """Without spare margins; the same figure has the same bytes."""
-    import matplotlib
-
-    with matplotlib.rc_context({"svg.hashsalt": "bimt_fast"}):
-        figure.savefig(path, bbox_inches="tight", pad_inches=0.05, metadata={"Date": None})
 
 
 def plain(name: str) -> str:
@@ -165,7 +146,7 @@ def _rug(ax: "Axes", column: np.ndarray) -> None:
 def predicted(truth: np.ndarray, prediction: np.ndarray, names: Sequence[str]) -> "Figure":
     """Predicted against measured values, a panel a target: (n, targets) both."""
     across = min(_ACROSS, len(names))
-    figure = new_figure(3.0 * across, 2.9 * -(-len(names) // across))
+    figure = new_figure((3.0 * across, 2.9 * -(-len(names) // across)))
     axes = figure.subplots(-(-len(names) // across), across, squeeze=False).ravel()
     for ax, name, x, y in zip(axes, names, truth.T, prediction.T, strict=False):
         ends = min(x.min(), y.min()), max(x.max(), y.max())
@@ -187,7 +168,7 @@ def trade_off(wire: Sequence[float], error: Sequence[float], strength: Sequence[
     from matplotlib import colormaps
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    figure = new_figure(4.6, 2.8)
+    figure = new_figure((4.6, 2.8))
     ax = figure.add_subplot()
     kinds = sorted(set(strength))
     for k, kind in enumerate(kinds):

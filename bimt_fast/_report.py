@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from . import _anatomy, _fitting, _panels, plot
+from . import _anatomy, _figure, _fitting, _panels, _table, plot
 from ._page import Page
 from ._scikit import check_random_state
 
@@ -43,35 +43,55 @@ def fit(estimator: "Estimator", X: Any, y: Any, names: Any, target_names: Any, o
     """
     if estimator.ablation != "bimt":
         raise ValueError(f"ablation must be 'bimt' where a report is written, was {estimator.ablation!r}")
-    start, told, fitted = perf_counter(), [], {}
-    estimator.check(X, names)
-    tested = _held_out(y, estimator)
-    learned_x, learned_y = _rows(X, ~tested), _rows(y, ~tested)
-    out.mkdir(parents=True, exist_ok=True)
+    start, told, whole = perf_counter(), [], _with_share(estimator, "bimt")
     with _noted_warnings(told):
-        for ablation in _SHARES:
-            if estimator.verbose:
-                print(f"{_NAMES[ablation]}:", flush=True)
-            one = _with_share(estimator, ablation)
-            try:
-                one.fit_table(learned_x, learned_y, names, target_names, warn=ablation == "bimt")
-            except KeyboardInterrupt:
-                if ablation == "bimt":
-                    raise
-                warnings.warn(f"interrupted: no network was trained with {_NAMES[ablation]}")
-                break
-            fitted[ablation] = one
-            if one.interrupted_:
-                break
+        x, targets = whole.take_table(X, y, names, target_names)
+        tested = _held_out(targets, estimator)
+        with _folder(out):
+            fitted = _fit_all(estimator, _rows(X, ~tested), _rows(y, ~tested), names, target_names)
     estimator.take(fitted["bimt"])
     fitted["bimt"] = estimator
-    x_test, y_test = (np.asarray(_rows(table, tested)) for table in (X, y))
-    x_test, y_test = x_test.astype(float), y_test.ravel() if estimator.classifies else y_test
-    result = _result(fitted, x_test, y_test, len(learned_x), told, perf_counter() - start)
+    y_test = whole.classes_[targets[tested]] if estimator.classifies else targets[tested]
+    result = _result(fitted, x[tested], y_test, int((~tested).sum()), told, perf_counter() - start)
     estimator.save(out / MODEL)
     _write_json(result, out / FIGURES)
-    _page(estimator, result, np.asarray(learned_x, dtype=float), x_test, y_test, out).write(out / PAGE)
+    _page(estimator, result, x[~tested], x[tested], y_test, out).write(out / PAGE)
     return result
+
+
+def _fit_all(
+    estimator: "Estimator", X: Any, y: Any, names: Sequence[str] | None, target_names: Sequence[str] | None
+) -> dict[str, "Estimator"]:
+    """One with each penalty; after an interruption those that are done, where the one that counts is."""
+    fitted = {}
+    for ablation in _SHARES:
+        if estimator.verbose:
+            print(f"{_NAMES[ablation]}:", flush=True)
+        one = _with_share(estimator, ablation)
+        try:
+            one.fit_table(X, y, names, target_names, warn=False)
+        except KeyboardInterrupt:
+            if ablation == "bimt":
+                raise
+            warnings.warn(f"interrupted: no network was trained with {_NAMES[ablation]}")
+            break
+        fitted[ablation] = one
+        if one.interrupted_:
+            break
+    return fitted
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[None]:
+    """Made before the training, which would be in vain without; gone again where that fails."""
+    new = not path.exists()
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if new:
+            path.rmdir()
+        raise
 
 
 def _with_share(estimator: "Estimator", ablation: str) -> "Estimator":
@@ -96,17 +116,15 @@ def _noted_warnings(told: list[str]) -> Iterator[None]:
         yield
 
 
-def _held_out(y: Any, estimator: "Estimator") -> np.ndarray:
+def _held_out(y: np.ndarray, estimator: "Estimator") -> np.ndarray:
     """Bool (n,): a share of the rows, of each class alike."""
-    random = check_random_state(estimator.random_state)
-    labels = np.unique(np.asarray(y).ravel(), return_inverse=True)[1] if estimator.classifies else np.zeros(len(y))
-    drawn = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        of_class = np.flatnonzero(labels == label)
-        drawn[random.permutation(of_class)[: round(_HELD_OUT * len(of_class))]] = True
-    if not drawn.any():
-        raise ValueError(f"the table must have rows enough to hold some out for a test, had {len(labels)}")
-    return drawn
+    classes = y if estimator.classifies else np.zeros(len(y))
+    drawn = _table.draw(classes, _HELD_OUT, check_random_state(estimator.random_state))
+    if drawn.any():
+        return drawn
+    if estimator.classifies:
+        raise ValueError(f"classes must have at least 3 rows each, the commonest had {np.bincount(y).max()}")
+    raise ValueError(f"the table must have at least 3 rows to hold some out for a test, had {len(y)}")
 
 
 def _rows(table: Any, which: np.ndarray) -> Any:
@@ -123,10 +141,9 @@ def _result(
     from . import __version__
 
     estimator = fitted["bimt"]
-    params = estimator.get_params()
     return {
         "kind": type(estimator).__name__,
-        "settings": params | {"random_state": params["random_state"] if _is_plain(params["random_state"]) else None},
+        "settings": estimator.plain_params(),
         "versions": {"bimt_fast": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "rows": {"learned from": learned, "tested on": len(x)},
         "columns": estimator.input_names_,
@@ -140,10 +157,6 @@ def _result(
         "warnings": told,
         "seconds": seconds,
     }
-
-
-def _is_plain(value: object) -> bool:
-    return value is None or isinstance(value, int)
 
 
 def _figures(estimator: "Estimator", x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
@@ -160,12 +173,14 @@ def _figures(estimator: "Estimator", x: np.ndarray, y: np.ndarray) -> dict[str, 
     }
 
 
-def _simplest(estimator: "Estimator", y: np.ndarray) -> float:
+def _simplest(estimator: "Estimator", y: np.ndarray) -> float | None:
     """The score of who always says the mean of these rows, or their commonest class."""
-    return float(np.max(np.unique(y, return_counts=True)[1]) / len(y)) if estimator.classifies else 0.0
+    if estimator.classifies:
+        return float(np.max(np.unique(y, return_counts=True)[1]) / len(y))
+    return None if all(map(_table.is_constant, y.T)) else 0.0
 
 
-def _shuffled(estimator: "Estimator", x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+def _shuffled(estimator: "Estimator", x: np.ndarray, y: np.ndarray) -> dict[str, float | None]:
     """The test score where one column's values are dealt anew, by the names of the columns that are used."""
     random, scores = np.random.RandomState(0), {}
     for column in _anatomy.used_inputs(estimator.network_):
@@ -199,14 +214,22 @@ def summary(result: dict[str, Any]) -> list[str]:
         )
     if constant and used:
         lines.append(f"The same for every row: {_list(constant)}.")
-    own = result["tested"]["bimt"]
+    lines.append(_said_score(result))
+    return lines
+
+
+def _said_score(result: dict[str, Any]) -> str:
+    rows, own = result["rows"]["tested on"], result["tested"]["bimt"]
+    if own["score"] is None:
+        return (
+            f"Rows held out: {rows}, too few to score, for no target varies in them; {own['connections']} connections."
+        )
     score = "accuracy" if result["kind"] == "BIMTClassifier" else "R²"
     beside = [f"{result['tested'][a]['score']:.3f} with {_NAMES[a]}" for a in ("none", "l1") if a in result["tested"]]
-    lines.append(
-        f"On {result['rows']['tested on']} rows held out: {score} {own['score']:.3f} with {own['connections']}"
-        f" connections{f'; networks of the same size: {_list(beside)}' if beside else ''}."
+    return (
+        f"On {rows} rows held out: {score} {own['score']:.3f} with {own['connections']} connections"
+        f"{f'; networks of the same size: {_list(beside)}' if beside else ''}."
     )
-    return lines
 
 
 def _list(names: Sequence[str], most: int = 30) -> str:
@@ -225,7 +248,7 @@ def _page(
     drawn = _can_draw(page)
     if drawn:
         network = _network_figure(estimator)
-        _panels.save(network, out / PICTURE)
+        _figure.save_figure(network, out / PICTURE)
         page.figure(network, *_network_caption(estimator))
     _say_structure(page, estimator, result)
     if drawn:
@@ -276,7 +299,7 @@ def _network_axes(below: list[str], above: list[str], layers: int) -> "Axes":
     for names in (below, above):
         if _NAME_WIDTH * sum(len(name) + 2 for name in names) > width:
             height += _NAME_WIDTH * max(map(len, names))
-    return _panels.new_figure(width, height).add_subplot()
+    return _figure.new_axes((width, height))
 
 
 def _network_caption(estimator: "Estimator") -> tuple[str, str]:
@@ -298,7 +321,7 @@ def _say_structure(page: Page, estimator: "Estimator", result: dict[str, Any]) -
         page.text("Outputs are scores of classes; the likeliest class has the highest score.")
     rows = [(k + 1, _list(part["columns"]) or "none", _list(part["outputs"])) for k, part in enumerate(result["parts"])]
     page.table(("part", "columns", "outputs"), rows)
-    if result["used"]:
+    if result["used"] and result["tested"]["bimt"]["score"] is not None:
         score = "accuracy" if estimator.classifies else "R²"
         page.text(f"How much each column matters: test {score} with its values shuffled between rows, and as they are.")
         scores = sorted(result["shuffled"].items(), key=lambda item: item[1])

@@ -1,10 +1,12 @@
 """Tables: reading them, and what is wrong with their columns, in a sentence each."""
 
 import csv
+import io
 import os
+import re
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
@@ -16,13 +18,15 @@ Columns = dict[str, np.ndarray]  # (n,) each: float64, NaN where missing, or obj
 
 _MISSING = {"", "NA", "N/A", "NaN", "nan", "NULL", "null", "None"}
 _FEW_ROWS = 50
-_CHUNK = 1 << 20  # characters of a file from which its delimiter is guessed
+_WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")  # numbers that int64 holds and writes in the same way
 
 
-def read(path: str | os.PathLike) -> Columns:
-    """Reads a CSV file (comma, semicolon or tab; names in the first line) or a Parquet file.
+def read(path: str | os.PathLike, text: Collection[str] = ()) -> Columns:
+    """Reads a CSV file (UTF-8; comma, semicolon or tab; names in the first line) or a Parquet file.
 
-    pandas or polars reads it, where one is installed, else the csv module, which knows no Parquet.
+    Args:
+        path: of the file; pandas or polars reads Parquet.
+        text: names of columns whose cells stay what they are: of CSV, text, missing only where it is empty.
 
     Raises:
         OSError: the file cannot be read.
@@ -30,28 +34,73 @@ def read(path: str | os.PathLike) -> Columns:
         ImportError: it is a Parquet file, and neither pandas nor polars is installed.
     """
     path = Path(path)
-    library = next(filter(None, map(_installed, ("pandas", "polars"))), None)
-    if path.suffix.lower() in (".parquet", ".pq"):
-        if library is None:
-            raise ImportError("Parquet files need pandas or polars: pip install pandas pyarrow")
-        columns = _columns(library, library.read_parquet(path))
-    else:
-        delimiter, names = _header(path)
-        check_names(names)
-        if library is None:
-            columns = _read_plainly(path, delimiter, names)
-        elif library.__name__ == "pandas":
-            missing = {"na_values": sorted(_MISSING), "keep_default_na": False}
-            frame = library.read_csv(path, sep=delimiter, names=names, skiprows=1, index_col=False, **missing)
-            columns = _columns(library, frame)
-        else:
-            missing = {"null_values": sorted(_MISSING), "infer_schema_length": None}
-            frame = library.read_csv(path, separator=delimiter, new_columns=names, **missing)
-            columns = _columns(library, frame)
+    columns = (_read_parquet if path.suffix.lower() in (".parquet", ".pq") else _read_csv)(path, text)
     check_names(list(columns))
-    if not len(next(iter(columns.values()))):
+    if not len(next(iter(columns.values()), ())):
         raise ValueError(f"{path} must hold rows below its names, held none")
     return columns
+
+
+def _read_csv(path: Path, text: Collection[str]) -> Columns:
+    try:
+        content = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be UTF-8, byte {error.start + 1} was not") from None
+    delimiter = max(",;\t", key=lambda delimiter: _cells_of_first_line(content, delimiter))
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        if not any(names):
+            raise ValueError(f"{path} must begin with the names of its columns, began with an empty line")
+        check_names(names)
+        rows = []
+        for row in filter(None, reader):
+            if len(row) != len(names):
+                cells = f"{len(names)} cells, one a name, had {len(row)}"
+                raise ValueError(f"line {reader.line_num} of {path} must have {cells}")
+            rows.append([cell.strip() for cell in row])
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num} of {path} must be CSV: {error}") from None
+    cells = zip(*rows, strict=True) if rows else [()] * len(names)
+    return {
+        name: _text([cell or None for cell in column]) if name in text else _numbers_or_text(column)
+        for name, column in zip(names, cells, strict=True)
+    }
+
+
+def _cells_of_first_line(content: str, delimiter: str) -> int:
+    try:
+        return len(next(csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True), []))
+    except csv.Error:  # such as a quoted name that goes on behind its quote
+        return 0
+
+
+def _numbers_or_text(cells: Sequence[str]) -> np.ndarray:
+    truths = {"true": "1", "false": "0"}
+    words = truths if all(cell.lower() in truths for cell in cells if cell not in _MISSING) else {}
+    try:
+        return np.array([np.nan if cell in _MISSING else _number(words.get(cell.lower(), cell)) for cell in cells])
+    except ValueError:
+        return _text([None if cell in _MISSING else cell for cell in cells])
+
+
+def _number(cell: str) -> float:
+    if "_" in cell:  # which Python takes, between digits
+        raise ValueError
+    return float(cell)
+
+
+def _read_parquet(path: Path, text: Collection[str]) -> Columns:
+    library = next(filter(None, map(_installed, ("pandas", "polars"))), None)
+    if library is None:
+        raise ImportError("Parquet files need pandas or polars: pip install pandas pyarrow")
+    try:
+        frame = library.read_parquet(path)
+    except (OSError, ImportError):
+        raise
+    except Exception as error:  # each library raises its own
+        raise ValueError(f"{path} must be a Parquet file, could not be read as one: {error}") from error
+    return _columns(library, frame, text)
 
 
 def _installed(name: str) -> ModuleType | None:
@@ -61,43 +110,19 @@ def _installed(name: str) -> ModuleType | None:
         return None
 
 
-def _header(path: Path) -> tuple[str, list[str]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        first = file.readline(_CHUNK)
-    if not first.strip():
-        raise ValueError(f"{path} must begin with the names of its columns, began with an empty line")
-    delimiter = max(",;\t", key=first.count)
-    return delimiter, [name.strip() for name in next(csv.reader([first], delimiter=delimiter))]
-
-
-def _read_plainly(path: Path, delimiter: str, names: list[str]) -> Columns:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = [row for row in csv.reader(file, delimiter=delimiter) if row][1:]
-    for number, row in enumerate(rows, start=1):
-        if len(row) != len(names):
-            raise ValueError(f"row {number} of {path} must have {len(names)} cells, one a name, had {len(row)}")
-    return {name: _numbers_or_text([row[k].strip() for row in rows]) for k, name in enumerate(names)}
-
-
-def _numbers_or_text(cells: list[str]) -> np.ndarray:
-    words = {"True": "1", "False": "0"} if set(cells) <= {"True", "False"} | _MISSING else {}
-    try:
-        return np.array([np.nan if cell in _MISSING else float(words.get(cell, cell)) for cell in cells])
-    except ValueError:
-        return np.array([None if cell in _MISSING else cell for cell in cells], dtype=object)
-
-
-def _columns(library: ModuleType, frame) -> Columns:
+def _columns(library: ModuleType, frame, text: Collection[str]) -> Columns:
     """Of a pandas or polars DataFrame."""
     if library.__name__ == "pandas":
         is_number = library.api.types.is_numeric_dtype
         return {
-            str(name): column.to_numpy(dtype=float, na_value=np.nan) if is_number(column) else _text(column.tolist())
+            str(name): column.to_numpy(dtype=float, na_value=np.nan)
+            if is_number(column) and name not in text
+            else _text(column.tolist())
             for name, column in frame.items()
         }
     return {
         column.name: column.cast(library.Float64).to_numpy()
-        if column.dtype.is_numeric() or column.dtype == library.Boolean
+        if (column.dtype.is_numeric() or column.dtype == library.Boolean) and column.name not in text
         else _text(column.to_list())
         for column in frame.get_columns()
     }
@@ -161,9 +186,11 @@ def matrix(columns: Mapping[str, np.ndarray], names: Sequence[str], role: str = 
     """The named columns side by side: float64 (n, names).
 
     Raises:
-        ValueError: one holds text or dates, or as refuse_bad.
+        ValueError: one is not there, holds text or dates, or as refuse_bad.
     """
     for name in names:
+        if name not in columns:
+            raise ValueError(f"{role} {name!r} must be in the table, which had {', '.join(columns)}")
         if columns[name].dtype == object:
             raise ValueError(f"{role} {name!r} must hold numbers, held text such as {_example(columns[name])}")
         refuse_bad(name, columns[name], role)
@@ -224,13 +251,32 @@ def warn_about(names: Sequence[str], x: np.ndarray, targets: Sequence[str], y: n
                 warnings.warn(f"column {name!r} should not be the target {target!r} itself, was a straight line of it")
 
 
+def draw(classes: np.ndarray, share: float, random: np.random.RandomState) -> np.ndarray:
+    """Bool (n,): a share of the rows, of each of the classes (n,) alike."""
+    drawn = np.zeros(len(classes), dtype=bool)
+    for label in np.unique(classes):
+        of_class = np.flatnonzero(classes == label)
+        drawn[random.permutation(of_class)[: round(share * len(of_class))]] = True
+    return drawn
+
+
 def is_constant(column: np.ndarray) -> bool:
     """Whether all entries are the same, to rounding."""
     return np.ptp(column) <= 1e-12 * np.abs(column).max(initial=0)
 
 
-def classes_of(column: np.ndarray) -> np.ndarray:
-    """Class labels as a person wrote them: whole numbers as int64, all else as it is."""
-    if column.dtype.kind == "f" and np.isfinite(column).all() and (column == column.round()).all():
-        return column.astype(np.int64)
-    return column if column.dtype.kind != "O" else np.array([str(cell) for cell in column])
+def classes_of(name: str, column: np.ndarray) -> np.ndarray:
+    """Class labels as a person wrote them: whole numbers as int64, all else as text; numbers with fractions stay such.
+
+    Args:
+        name: of the column.
+        column: object (n,) without missing cells, see `read`.
+    """
+    cells = [str(int(cell) if isinstance(cell, float) and cell.is_integer() else cell) for cell in column]
+    if all(map(_WHOLE.fullmatch, cells)):
+        return np.array(cells).astype(np.int64)
+    if all(map(_is_number, cells)) and any(float(cell) % 1 > 0 for cell in cells):
+        return np.array(cells).astype(float)
+    for label in sorted(_MISSING.intersection(cells)):
+        warnings.warn(f"target {name!r} should be empty where it is missing: {label!r} was taken for a class")
+    return np.array(cells)

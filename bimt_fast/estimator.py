@@ -60,13 +60,32 @@ class _BIMT(BaseEstimator):
         """fit for arrays whose columns have names; `warn` of what is odd about them. A failure changes nothing."""
         before = dict(vars(self))
         try:
-            self.check(X, names)
-            self._learn(X, y, names, target_names, warn)
+            X, y = self.take_table(X, y, names, target_names, warn)
+            self._search(X, *self._goals(y))
         except BaseException:
             vars(self).clear()
             vars(self).update(before)
             raise
         return self
+
+    def take_table(
+        self, X: Any, y: Any, names: Names = None, target_names: Names = None, warn: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What fit does before it trains: checks what it was given, takes names, classes and scales.
+
+        Returns:
+            Float64 (n, inputs) rows, and float64 (n, targets) numbers or int64 (n,) indices of classes.
+        """
+        self._check()
+        names, target_names = _checked_names("names", names, X), _checked_names("target_names", target_names, y)
+        _refuse_bad_columns(X, names)
+        X, y = self._validated(X, y, target_names)
+        self.input_names_ = names or list(
+            map(str, getattr(self, "feature_names_in_", _numbered("x", self.n_features_in_)))
+        )
+        if warn:
+            _table.warn_about(self.input_names_, X, self.target_names_, y.reshape(len(y), -1).astype(float))
+        return X, y
 
     def take(self, other: "_BIMT") -> None:
         """What another one of this kind has learned; parameters stay."""
@@ -102,27 +121,15 @@ class _BIMT(BaseEstimator):
 
     def _validation_rows(self, goals: Tensor, random: np.random.RandomState) -> Tensor:
         """Bool (n,): a share of the rows, of each class alike; all of them where that leaves too few to learn from."""
-        classes = goals if goals.dim() == 1 else torch.zeros(len(goals), dtype=torch.int64)
-        drawn = torch.zeros(len(goals), dtype=torch.bool)
-        share = min(self.validation, _MOST_VALIDATION / len(goals))
-        for label in classes.unique():
-            of_class = (classes == label).nonzero().flatten()
-            order = random.permutation(len(of_class))
-            drawn[of_class[order[: round(share * len(of_class))]]] = True
+        classes = goals.numpy() if goals.dim() == 1 else np.zeros(len(goals))
+        drawn = torch.from_numpy(_table.draw(classes, min(self.validation, _MOST_VALIDATION / len(goals)), random))
         return drawn if drawn.any() and not drawn.all() else torch.ones_like(drawn)
 
-    def _take_names(self, names: Names) -> None:
-        if names is None:
-            names = list(map(str, getattr(self, "feature_names_in_", _numbered("x", self.n_features_in_))))
-        _table.check_names(names)
-        self.input_names_ = names
-
-    def check(self, X: Any, names: Names = None) -> None:
-        """Refuses parameters, and columns of X, that are not as they must be, with a ValueError."""
-        _refuse_bad_columns(X, names)
+    def _check(self) -> None:
+        """Refuses parameters that are not as they must be, with a ValueError."""
         hidden = self.hidden
         if not isinstance(hidden, (tuple, list)) or not hidden or not all(map(_is_count, hidden)):
-            raise ValueError(f"hidden must hold at least one positive integer, was {hidden!r}")
+            raise ValueError(f"hidden must be a tuple or list of positive integers, was {hidden!r}")
         for name in ("seeds", "steps"):
             if not _is_count(getattr(self, name)):
                 raise ValueError(f"{name} must be a positive integer, was {getattr(self, name)!r}")
@@ -134,6 +141,11 @@ class _BIMT(BaseEstimator):
             raise ValueError(f"validation must be a share between 0 and 1, was {self.validation!r}")
         if self.ablation not in ABLATIONS:
             raise ValueError(f"ablation must be one of {', '.join(ABLATIONS)}, was {self.ablation!r}")
+        try:
+            check_random_state(self.random_state)
+        except (TypeError, ValueError):
+            seeds = "an integer from 0 to 2**32 - 1, a RandomState or None"
+            raise ValueError(f"random_state must be {seeds}, was {self.random_state!r}") from None
 
     def _standardised(self, X: np.ndarray) -> np.ndarray:
         return (X - self.x_mean_) / self.x_scale_
@@ -185,13 +197,10 @@ class _BIMT(BaseEstimator):
             sklearn's NotFittedError, a ValueError: before fit.
         """
         check_is_fitted(self, "network_")
-        params = self.get_params()
-        if not isinstance(params["random_state"], Integral):
-            params["random_state"] = None
         state = {
             "format": _FORMAT,
             "kind": type(self).__name__,
-            "params": params | {"hidden": list(map(int, self.hidden))},
+            "params": self.plain_params(),
             "columns": self.input_names_,
             "from_dataframe": hasattr(self, "feature_names_in_"),
             "x_mean": torch.from_numpy(self.x_mean_),
@@ -205,6 +214,12 @@ class _BIMT(BaseEstimator):
         new = Path(f"{os.fspath(path)}.new")
         torch.save(state, new)
         os.replace(new, path)
+
+    def plain_params(self) -> dict[str, Any]:
+        """Parameters as a file holds them; None for a random_state that is no seed."""
+        params = {name: _plain(value) for name, value in self.get_params().items()}
+        seed = params["random_state"] if isinstance(params["random_state"], int) else None
+        return params | {"hidden": list(map(int, self.hidden)), "random_state": seed}
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.input_names_ = state["columns"]
@@ -271,17 +286,20 @@ class BIMTRegressor(RegressorMixin, _BIMT):
         """
         return self.fit_table(X, y)
 
-    def _learn(self, X: Any, y: Any, names: Names, target_names: Names, warn: bool) -> None:
+    def _validated(self, X: Any, y: Any, target_names: Names) -> tuple[np.ndarray, np.ndarray]:
         target_names = target_names or _target_names(y)
-        X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
+        X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True, ensure_min_samples=2)
         X, y = np.asarray(X), np.asarray(y, dtype=np.float64)
-        many = y.reshape(len(y), -1)
-        self.target_names_ = target_names or (["y"] if y.ndim == 1 else _numbered("y", y.shape[1]))
-        self._take_names(names)
-        if warn:
-            _table.warn_about(self.input_names_, X, self.target_names_, many)
-        self.y_mean_, self.y_scale_, self._flat = many.mean(0), _scale(many), y.ndim == 1
-        self._search(X, torch.from_numpy((many - self.y_mean_) / self.y_scale_), many.shape[1])
+        self._flat, y = y.ndim == 1, y.reshape(len(y), -1)
+        self.target_names_ = target_names or (["y"] if self._flat else _numbered("y", y.shape[1]))
+        for name, column in zip(self.target_names_, y.T, strict=True):
+            if _table.is_constant(column):
+                raise ValueError(f"target {name!r} must vary, was {column[0]:g} in all of {len(column)} rows")
+        self.y_mean_, self.y_scale_ = y.mean(0), _scale(y)
+        return X, y
+
+    def _goals(self, y: np.ndarray) -> tuple[Tensor, int]:
+        return torch.from_numpy((y - self.y_mean_) / self.y_scale_), y.shape[1]
 
     def predict(self, X: Any) -> np.ndarray:
         """(n, inputs) -> float64 (n,) or (n, targets), as y was in fit.
@@ -301,13 +319,20 @@ class BIMTRegressor(RegressorMixin, _BIMT):
         return lambda x: self.outputs(x)[:, output] * self.y_scale_[output] + self.y_mean_[output]
 
     def measure(self, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
-        """R^2 (the mean of all targets), loss, and figures of each target, on float64 rows."""
+        """R^2 (the mean of the targets), loss, and figures of each target, on float64 rows.
+
+        R^2 compares with the spread of the rows, so it is None of a target that does not vary in them.
+        """
         y, said = y.reshape(len(y), -1).astype(float), self.predict_rows(x).reshape(len(y), -1)
-        errors, spread = np.square(y - said).mean(0), y.var(0)
-        r2 = 1 - errors / np.where(spread > 0, spread, 1)
-        figures = zip(self.target_names_, r2.tolist(), np.sqrt(errors).tolist(), strict=True)
+        errors = np.square(y - said).mean(0)
+        r2 = [
+            None if _table.is_constant(column) else 1 - error / column.var()
+            for column, error in zip(y.T, errors.tolist(), strict=True)
+        ]
+        known = [one for one in r2 if one is not None]
+        figures = zip(self.target_names_, r2, np.sqrt(errors).tolist(), strict=True)
         return {
-            "score": r2.mean().item(),
+            "score": float(np.mean(known)) if known else None,
             "loss": (errors / self.y_scale_**2).mean().item(),
             "per target": {name: {"r2": one, "rmse": error} for name, one, error in figures},
         }
@@ -360,19 +385,19 @@ class BIMTClassifier(ClassifierMixin, _BIMT):
         """
         return self.fit_table(X, y)
 
-    def _learn(self, X: Any, y: Any, names: Names, target_names: Names, warn: bool) -> None:
+    def _validated(self, X: Any, y: Any, target_names: Names) -> tuple[np.ndarray, np.ndarray]:
         target_names = target_names or _target_names(y, numbers=False)
         X, y = validate_data(self, X, y, dtype=np.float64)
         X, y = np.asarray(X), np.asarray(y)
         check_classification_targets(y)
         self.classes_, classes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"y must hold at least two classes, held one class: {self.classes_[0]!r}")
+            raise ValueError(f"y must hold at least two classes, held one class: {_plain(self.classes_[0])!r}")
         self.target_names_ = target_names or ["y"]
-        self._take_names(names)
-        if warn:
-            _table.warn_about(self.input_names_, X, self.target_names_, classes[:, None].astype(float))
-        self._search(X, torch.from_numpy(classes), 1 if len(self.classes_) == 2 else len(self.classes_))
+        return X, classes.reshape(-1)
+
+    def _goals(self, y: np.ndarray) -> tuple[Tensor, int]:
+        return torch.from_numpy(y), 1 if len(self.classes_) == 2 else len(self.classes_)
 
     def predict(self, X: Any) -> np.ndarray:
         """(n, inputs) -> (n,) classes.
@@ -437,7 +462,7 @@ class BIMTClassifier(ClassifierMixin, _BIMT):
         return nn.functional.binary_cross_entropy_with_logits(logits, second, reduction="none")
 
     def _learned(self) -> dict[str, Any]:
-        return {"classes": self.classes_.tolist(), "dtype": self.classes_.dtype.str}
+        return {"classes": list(map(_plain, self.classes_.tolist())), "dtype": self.classes_.dtype.str}
 
     def _relearn(self, learned: dict[str, Any]) -> None:
         self.classes_ = np.array(learned["classes"], dtype=learned["dtype"])
@@ -475,7 +500,6 @@ def fit(
         KeyboardInterrupt: before the first network was done; later the best so far is kept, with a warning.
     """
     estimator = (BIMTClassifier if classify else BIMTRegressor)(**settings)
-    names, target_names = (None if texts is None else list(texts) for texts in (names, target_names))
     if out is None:
         return estimator.fit_table(X, y, names, target_names)
     from . import _report
@@ -532,21 +556,39 @@ def _is_count(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and value > 0
 
 
+def _plain(value: object) -> object:
+    """A number or text of Python's own where it is one of numpy's."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def _numbered(letter: str, count: int) -> list[str]:
     return [f"{letter}{k}" for k in range(count)]
 
 
+def _checked_names(argument: str, names: Names, table: Any) -> Names:
+    if names is None:
+        return None
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{argument} must be a list of strings, was {names!r}")
+    names, shape = list(map(str, names)), np.shape(table)
+    columns = shape[1] if len(shape) == 2 else 1
+    if len(names) != columns:
+        raise ValueError(f"{argument} must be one for each of {columns} columns, were {len(names)}")
+    _table.check_names(names)
+    return names
+
+
 def _refuse_bad_columns(X: Any, names: Names = None) -> None:
     """Raises a ValueError that names the column where X is a table; what else is wrong with X is validated later."""
-    if names is not None and (not hasattr(X, "shape") or len(X.shape) != 2 or X.shape[1] != len(names)):
-        raise ValueError(f"names must be one for each column of X, were {len(names)}")
     if hasattr(X, "columns"):
         names = [str(name) for name in X.columns]
         _table.check_names(names)
         for name, original in zip(names, X.columns, strict=True):
             _table.refuse_bad(name, np.asarray(X[original]))
-    elif isinstance(X, np.ndarray) and X.ndim == 2 and len(X):
-        for name, column in zip(names or _numbered("x", X.shape[1]), X.T, strict=True):
+        return
+    rows = np.asarray(X)
+    if rows.ndim == 2 and len(rows):
+        for name, column in zip(names or _numbered("x", rows.shape[1]), rows.T, strict=True):
             _table.refuse_bad(name, column)
 
 

@@ -275,6 +275,21 @@ def test_saved_and_loaded(fitted, tmp_path):
             estimator.load(tmp_path / name)
 
 
+def test_parameters_of_numpy_are_saved(fitted, tmp_path):
+    model = BIMTRegressor(**(SHORT | {"steps": np.int64(7), "random_state": np.int64(1), "tolerance": np.float64(0.1)}))
+    model.take(fitted)
+    model.save(tmp_path / "model.pt")
+    assert estimator.load(tmp_path / "model.pt").get_params() == model.get_params()
+
+
+def test_no_score_where_nothing_varies(fitted):
+    x, y = formula(20)
+    y[:, 0] = 0.1
+    figures = fitted.measure(x, y)
+    assert figures["per target"]["y"]["r2"] is None and figures["score"] == figures["per target"]["z"]["r2"] is not None
+    assert fitted.measure(x[:1], y[:1])["score"] is None
+
+
 def test_dataframes_name_columns():
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     x, y = formula(60)
@@ -295,14 +310,15 @@ def test_dataframes_name_columns():
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("hidden", (), r"hidden must hold at least one positive integer, was \(\)"),
-        ("hidden", (4, 0), r"hidden must hold at least one positive integer, was \(4, 0\)"),
+        ("hidden", (), r"hidden must be a tuple or list of positive integers, was \(\)"),
+        ("hidden", (4, 0), r"hidden must be a tuple or list of positive integers, was \(4, 0\)"),
         ("seeds", 0, r"seeds must be a positive integer, was 0"),
         ("steps", 1.5, r"steps must be a positive integer, was 1.5"),
         ("budget", -1, r"budget must be a number of seconds above 0, or None, was -1"),
         ("tolerance", -0.1, r"tolerance must be a number of at least 0, was -0.1"),
         ("validation", 1, r"validation must be a share between 0 and 1, was 1"),
         ("ablation", "l2", r"ablation must be one of none, l1, .*, was 'l2'"),
+        ("random_state", -1, r"random_state must be an integer from 0 to 2\*\*32 - 1, .*, was -1"),
     ],
 )
 def test_bad_parameters(name, value, said):
@@ -348,6 +364,41 @@ def test_bad_names(header, arguments, said, tmp_path, capsys):
     assert capsys.readouterr().err == f"error: {said}\n"
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ({"target_names": ["p", "q"]}, "target_names must be one for each of 1 columns, were 2"),
+        ({"target_names": "yield"}, "target_names must be a list of strings, was 'yield'"),
+        ({"names": [1, 2, 3, 4, 5]}, r"names must be a list of strings, was \[1, 2, 3, 4, 5\]"),
+        ({"names": ["a"]}, "names must be one for each of 5 columns, were 1"),
+        ({"names": ["a", "b", "c", "d", "a"]}, "names of columns must be distinct, 'a' stood 2 times"),
+    ],
+)
+def test_bad_names_of_arrays(names, said):
+    x, y = formula(30)
+    with pytest.raises(ValueError, match=said):
+        bf.fit(x.tolist(), y[:, 0], **SHORT, **names)
+
+
+@pytest.mark.filterwarnings("ignore:The number of unique classes")
+@pytest.mark.parametrize(
+    ("y", "classify", "said"),
+    [
+        (np.arange(29), False, "inconsistent numbers of samples"),
+        (np.full(30, 5.0), False, "target 'y' must vary, was 5 in all of 30 rows"),
+        (["cat"] * 30, True, "y must hold at least two classes, held one class: 'cat'"),
+        (np.linspace(0, 1, 30), True, "(?i)continuous"),
+        (list(map(str, range(30))), True, "classes must have at least 3 rows each, the commonest had 1"),
+    ],
+)
+def test_bad_targets_leave_no_folder(y, classify, said, tmp_path):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    x, _ = formula(30)
+    with pytest.raises(ValueError, match=said):
+        bf.fit(x, y, classify=classify, out=tmp_path / "out", **SHORT)
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_odd_is_warned_of():
     x, y = formula(40)
     odd = np.column_stack([x, np.full(40, 3.0), 2 * y[:, 0] + 1])
@@ -376,23 +427,43 @@ def test_text_columns_are_left_out_unless_asked_for():
 # Files and the command line
 
 
-@pytest.mark.parametrize("library", [None, "pandas", "polars"])
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-def test_reading(library, delimiter, tmp_path, monkeypatch):
-    if library is not None:
-        pytest.importorskip(library, reason=f"{library} is not installed")
-    installed = _table._installed
-    monkeypatch.setattr(_table, "_installed", lambda name: installed(name) if name == library else None)
-    lines = ["number,text with, flag,gap", "1,a b,True,1.5", "-2e3,NA,False,", "3,c,True,4"]
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_reading(delimiter, end, tmp_path):
+    lines = ["number,text with, flag,gap,id", "1,a b,true,1.5,1_0", "", "-2e3,NA,FALSE,,2", "3, c,True,4,3"]
     path = tmp_path / "t.csv"
-    path.write_text("\n".join(lines).replace(",", delimiter) + "\n", encoding="utf-8-sig")
-    columns = _table.read(path)
-    assert list(columns) == ["number", "text with", "flag", "gap"]
+    path.write_bytes((end.join(lines).replace(",", delimiter) + end).encode("utf-8-sig"))
+    columns = _table.read(path, text=["flag"])
+    assert list(columns) == ["number", "text with", "flag", "gap", "id"]
     np.testing.assert_array_equal(columns["number"], [1, -2000, 3])
-    np.testing.assert_array_equal(columns["flag"], [1, 0, 1])
     np.testing.assert_array_equal(columns["gap"], [1.5, np.nan, 4])
-    assert columns["text with"].tolist() == ["a b", None, "c"]
-    assert all(columns[name].dtype == np.float64 for name in ("number", "flag", "gap"))
+    assert columns["text with"].tolist() == ["a b", None, "c"] and columns["id"].tolist() == ["1_0", "2", "3"]
+    assert columns["flag"].tolist() == ["true", "FALSE", "True"]
+    assert _table.read(path)["flag"].tolist() == [1, 0, 1]
+
+
+def test_quoted_names(tmp_path):
+    (tmp_path / "t.csv").write_text('"Fuel, l/100km";"two\nlines"\n1;2\n')
+    assert list(_table.read(tmp_path / "t.csv")) == ["Fuel, l/100km", "two\nlines"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "labels"),
+    [
+        (["2", "10", "-3"], [2, 10, -3]),
+        (["007", "7"], ["007", "7"]),
+        (["True", "False"], ["True", "False"]),
+        ([1.0, 0.0], [1, 0]),
+        (["0.5", "1"], [0.5, 1.0]),
+    ],
+)
+def test_class_labels_are_what_was_written(cells, labels):
+    assert _table.classes_of("y", np.array(cells, dtype=object)).tolist() == labels
+
+
+def test_a_label_that_may_mean_nothing_is_warned_of():
+    with pytest.warns(UserWarning, match="target 'y' should be empty where it is missing: 'NA' was taken for a class"):
+        assert _table.classes_of("y", np.array(["NA", "b"], dtype=object)).tolist() == ["NA", "b"]
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
@@ -413,12 +484,14 @@ def test_parquet(library, tmp_path, monkeypatch):
 
 def test_files_that_hold_no_table(tmp_path, monkeypatch):
     monkeypatch.setattr(_table, "_installed", lambda name: None)
-    for text, said in (
-        ("", "began with an empty line"),
-        ("a,b\n", "held none"),
-        ("a,b\n1\n", "row 1 of .* 2 cells, .* had 1"),
+    for content, said in (
+        (b"", "must begin with the names of its columns, began with an empty line"),
+        (b"a,b\n", "held none"),
+        (b"a,b\n\n1\n", "line 3 of .* must have 2 cells, one a name, had 1"),
+        (b"a,b\n1,\xff\n", "must be UTF-8, byte 7 was not"),
+        (b'a,b\n1,"2\n', "line 2 of .* must be CSV: unexpected end of data"),
     ):
-        (tmp_path / "t.csv").write_text(text)
+        (tmp_path / "t.csv").write_bytes(content)
         with pytest.raises(ValueError, match=said):
             _table.read(tmp_path / "t.csv")
     with pytest.raises(ImportError, match="Parquet files need pandas or polars"):
@@ -457,12 +530,17 @@ def test_classes_from_the_command_line(tmp_path):
     assert list(said) == ["kind", "p(a)", "p(b)", "p(c)"] and (said["kind"] == kinds).mean() > 0.8
 
 
-def test_a_page_without_matplotlib(tmp_path, monkeypatch):
+def test_a_page_of_too_few_rows_without_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    x, y = formula(80)
-    bf.fit(x, y, out=tmp_path, **SHORT)
-    page = (tmp_path / "report.html").read_text()
-    assert "need matplotlib" in page and "<img" not in page
+    x, y = formula(5)
+    with pytest.warns(UserWarning) as told:
+        bf.fit(x, y, out=tmp_path, **(SHORT | {"steps": 5}))
+    page, said = (tmp_path / "report.html").read_text(), [str(warning.message) for warning in told]
+    assert "need matplotlib" in page and "<img" not in page and "Rows held out: 1, too few to score" in page
+    assert [text for text in said if "50 rows" in text] == [
+        "the table should have at least 50 rows to tell a rule from chance, had 5"
+    ]
+    assert json.loads((tmp_path / "result.json").read_text())["tested"]["bimt"]["score"] is None
 
 
 # Time and interruption
@@ -512,6 +590,14 @@ def test_interrupted_before_the_first_network(fitted, monkeypatch):
         fitted.fit(x[:, :3], y[:, 0])
     assert vars(fitted) == before and fitted.predict(x).shape == y.shape
     assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_early_interruption_leaves_no_folder(tmp_path, monkeypatch):
+    interrupt_after(monkeypatch, 0)
+    x, y = formula(60)
+    with pytest.raises(KeyboardInterrupt):
+        bf.fit(x, y, out=tmp_path / "out", **SHORT)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_interrupted_report_leaves_the_baselines_out(tmp_path, monkeypatch):
