@@ -603,7 +603,7 @@ def test_train_from_the_command_line(tmp_path, capsys, monkeypatch):
     for name in ("network.png", "loss.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     said = capsys.readouterr().out
-    for words in ("3, matching, l1+swap", "train MSE / test MSE", "structure of the paper found      no"):
+    for words in ("3, matching, proximal, l1+swap", "train MSE / test MSE", "structure of the paper found      no"):
         assert words in said
     monkeypatch.setattr(_run, "draw", lambda *arguments: True)
     assert main(["train", "products", "--resume", "--out", str(out)]) == 0  # complete: the same again
