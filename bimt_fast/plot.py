@@ -9,13 +9,18 @@ import numpy as np
 from ._animation import animation
 from ._drawing import network
 from ._features import features
-from ._figure import FONT_SIZE as _FONT_SIZE
-from ._figure import NEGATIVE, POSITIVE, UNSIGNED, new_figure
-from ._figure import PALE as _SHEET_EDGE
-from ._figure import check_path as _check_path
-from ._figure import new_axes as _new_axes
-from ._figure import require_matplotlib as _require_matplotlib
-from ._figure import save as _save
+from ._figure import (
+    FONT_SIZE,
+    NEGATIVE,
+    PALE,
+    POSITIVE,
+    UNSIGNED,
+    check_path,
+    new_axes,
+    new_figure,
+    require_matplotlib,
+    save,
+)
 from ._run_report import report
 
 if TYPE_CHECKING:
@@ -46,11 +51,11 @@ def loss_curve(
         ImportError: matplotlib is missing.
         OSError: path cannot be written.
     """
-    _require_matplotlib()
+    require_matplotlib()
     if not len(rows):
         raise ValueError("rows must hold at least one step, held none")
     if path is not None:
-        _check_path(path)
+        check_path(path)
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     ax, below = new_figure((5.0, 4.2)).subplots(2, 1, sharex=True, height_ratios=(2, 1))
@@ -71,9 +76,9 @@ def loss_curve(
     below.set_xlim(left=0)
     below.xaxis.set_major_locator(MaxNLocator(6))
     below.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    ax.legend(frameon=False, fontsize=_FONT_SIZE - 1)
+    ax.legend(frameon=False, fontsize=FONT_SIZE - 1)
     if path is not None:
-        _save(ax, path)
+        save(ax, path)
     return ax
 
 
@@ -105,15 +110,15 @@ def trade_off(
         ImportError: matplotlib is missing.
         OSError: path cannot be written.
     """
-    _require_matplotlib()
+    require_matplotlib()
     for title, methods in tasks.items():
         if not any(len(runs) for settings in methods.values() for runs in settings):
             raise ValueError(f"tasks must hold runs, {title!r} held none")
     if not tasks:
         raise ValueError("tasks must hold at least one, held none")
     if path is not None:
-        _check_path(path)
-    spare = _new_axes((8.4, 0.3 + 3.1 * len(tasks)))
+        check_path(path)
+    spare = new_axes((8.4, 0.3 + 3.1 * len(tasks)))
     figure = spare.figure
     spare.remove()
     names = list(dict.fromkeys(method for methods in tasks.values() for method in methods))
@@ -126,7 +131,7 @@ def trade_off(
     for ax, size in zip(rows[-1], ("active connections", "wiring length"), strict=True):
         ax.set_xlabel(size)
     if path is not None:
-        _save(rows[0, 0], path)
+        save(rows[0, 0], path)
     return [tuple(axes) for axes in rows]
 
 
@@ -155,12 +160,12 @@ def _decorate_trade_off(axes: "Sequence[Axes]", title: str, loss_name: str, publ
             axis.set_minor_formatter(NullFormatter())
         ax.spines[["top", "right"]].set_visible(False)
         if published is not None:
-            ax.axhline(published, color=_SHEET_EDGE, linewidth=0.8, linestyle="--", zorder=0)
+            ax.axhline(published, color=PALE, linewidth=0.8, linestyle="--", zorder=0)
     if published is not None:
-        words = {"ha": "right", "va": "bottom", "fontsize": _FONT_SIZE - 2, "color": _SHEET_EDGE}
+        words = {"ha": "right", "va": "bottom", "fontsize": FONT_SIZE - 2, "color": PALE}
         axes[0].text(0.99, published, "published", transform=axes[0].get_yaxis_transform(), **words)
     axes[0].set_ylabel(loss_name)
-    axes[0].set_title(title, loc="left", fontsize=_FONT_SIZE)
+    axes[0].set_title(title, loc="left", fontsize=FONT_SIZE)
 
 
 def _label_methods(ax: "Axes", ends: Mapping[str, tuple[float, float]], styles: Mapping[str, tuple[str, str]]) -> None:
@@ -172,7 +177,7 @@ def _label_methods(ax: "Axes", ends: Mapping[str, tuple[float, float]], styles: 
         colour = styles[name][0]
         tie = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.5, "shrinkB": 3, "relpos": (0, 0.5)}
         place = {"xytext": (1.05, height), "textcoords": "axes fraction", "va": "center", "annotation_clip": False}
-        ax.annotate(name, ends[name], **place, fontsize=_FONT_SIZE - 1.5, color=colour, arrowprops=tie)
+        ax.annotate(name, ends[name], **place, fontsize=FONT_SIZE - 1.5, color=colour, arrowprops=tie)
 
 
 def _apart(heights: Sequence[float], gap: float) -> np.ndarray:
