@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from .merging import THRESHOLD
 from .nn import BioMLP
 
 
@@ -45,31 +46,63 @@ def tidy_(network: BioMLP, constant: Tensor) -> None:
         below.weight[unheard], below.bias[unheard] = 0, 0
 
 
-def feeding(matrices: Sequence[Tensor], neuron: int) -> list[Tensor]:
-    """What feeds a neuron of the last layer through weights that are not zero: bool (n,) for the input of each."""
-    reached = torch.zeros(len(matrices[-1]), dtype=torch.bool)
+def feeders(weights: Sequence[Tensor], neuron: int, threshold: float = THRESHOLD) -> list[Tensor]:
+    """Which neurons feed a neuron of the last layer through active connections: a mask a layer, from the inputs on.
+
+    Returns:
+        Bool (n,) for the input of each weight.
+    """
+    reached = torch.zeros(len(weights[-1]), dtype=torch.bool)
     reached[neuron] = True
     found = []
-    for weight in reversed(matrices):
-        reached = (weight != 0)[reached].any(0)
+    for weight in reversed(weights):
+        reached = (weight.detach().abs() > threshold)[reached].any(0)
         found.append(reached)
     return found[::-1]
 
 
+@dataclass
+class Tree:
+    """A part of a network that shares no neuron with the others.
+
+    Attributes:
+        tips: neurons of the last layer.
+        below: those that feed them, bool (n,) a layer, from the inputs on.
+    """
+
+    tips: list[int]
+    below: list[Tensor]
+
+    @property
+    def inputs(self) -> list[int]:
+        return self.below[0].nonzero().flatten().tolist()
+
+
+def trees(weights: Sequence[Tensor], tips: Sequence[int], threshold: float = THRESHOLD) -> list[Tree]:
+    """Neurons of the last layer, together where something feeds both; those that no input feeds are left out.
+
+    Args:
+        weights: from the inputs to the tips' layer.
+        tips: neurons of the last layer to judge.
+        threshold: of active connections.
+    """
+    found: list[Tree] = []
+    for tip in tips:
+        new = Tree([int(tip)], feeders(weights, int(tip), threshold))
+        for tree in [t for t in found if any((a & b).any() for a, b in zip(t.below, new.below, strict=True))]:
+            found.remove(tree)
+            new = Tree(tree.tips + new.tips, [a | b for a, b in zip(tree.below, new.below, strict=True)])
+        found.append(new)
+    return [tree for tree in found if tree.inputs]
+
+
 def parts(network: BioMLP) -> list[Part]:
     """The parts of the network that do not talk to each other, in the order of their first outputs."""
-    found: list[tuple[list[int], list[Tensor]]] = []
     matrices = weights(network)
-    for output in range(len(matrices[-1])):
-        outputs, below = [output], feeding(matrices, output)
-        for other in [p for p in found if any((a & b).any() for a, b in zip(p[1], below, strict=True))]:
-            found.remove(other)
-            outputs, below = other[0] + outputs, [a | b for a, b in zip(other[1], below, strict=True)]
-        found.append((outputs, below))
-    return sorted(
-        (Part(tuple(below[0].nonzero().flatten().tolist()), tuple(sorted(outputs))) for outputs, below in found),
-        key=lambda part: part.outputs,
-    )
+    outputs = range(len(matrices[-1]))
+    found = [Part(tuple(tree.inputs), tuple(sorted(tree.tips))) for tree in trees(matrices, outputs, 0.0)]
+    fed = {output for part in found for output in part.outputs}
+    return sorted([*found, *(Part((), (o,)) for o in outputs if o not in fed)], key=lambda part: part.outputs)
 
 
 def used_inputs(network: BioMLP) -> list[int]:
@@ -98,7 +131,7 @@ def last_hidden(network: BioMLP) -> list[Neuron]:
     found = []
     for index in range(last.shape[1] if below else 0):
         effect = {o: w for o, w in enumerate(last[:, index].tolist()) if w}
-        inputs = feeding(below, index)[0].nonzero().flatten().tolist()
+        inputs = feeders(below, index, 0.0)[0].nonzero().flatten().tolist()
         if effect and inputs:
             found.append(Neuron(index, tuple(inputs), effect))
     return found

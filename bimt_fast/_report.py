@@ -336,7 +336,7 @@ def _draw_functions(page: Page, estimator: "Estimator", rows: np.ndarray) -> Non
     outputs = [
         _panels.Panel(_panels.plain(name), estimator.output_value(o), inputs, estimator.output_unit)
         for o, name in enumerate(estimator.output_names)
-        if (inputs := tuple(_anatomy.feeding(_anatomy.weights(network), o)[0].nonzero().flatten().tolist()))
+        if (inputs := tuple(_anatomy.feeders(_anatomy.weights(network), o, 0.0)[0].nonzero().flatten().tolist()))
     ]
     neurons = _anatomy.last_hidden(network)
     if not outputs:

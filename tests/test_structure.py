@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from bimt_fast import _anatomy
 from bimt_fast.tasks import TASKS, Data, _structure, permutation_s4
 
 
@@ -215,11 +216,11 @@ def test_trees_join_and_leave_out():
     second = torch.zeros(5, 4)
     second[0, 0] = second[1, 1] = second[2, 2] = second[3, 3] = 1.0
     second[4, [0, 2]] = 1.0
-    tips = lambda *of: sorted(sorted(t.tips) for t in _structure.trees([first, second], of))  # noqa: E731
+    tips = lambda *of: sorted(sorted(t.tips) for t in _anatomy.trees([first, second], of))  # noqa: E731
     assert tips(0, 1, 2, 3) == [[0], [1, 2]]
     assert tips(0, 1, 2, 3, 4) == [[0, 1, 2, 4]]
     assert tips(3) == []
-    assert _structure.trees([first, second], [1, 2])[0].inputs == [1]
+    assert _anatomy.trees([first, second], [1, 2])[0].inputs == [1]
 
 
 @pytest.mark.parametrize("k", (1, 5, 29))

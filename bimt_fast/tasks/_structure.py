@@ -24,56 +24,6 @@ def active_neurons(outgoing: Tensor, threshold: float = ACTIVE) -> Tensor:
     return (outgoing.detach().abs() > threshold).any(0).nonzero().flatten()
 
 
-def feeders(weights: Sequence[Tensor], neuron: int, threshold: float = ACTIVE) -> list[Tensor]:
-    """Which neurons feed a neuron of the last layer through active connections: a mask a layer, from the inputs on.
-
-    Returns:
-        Bool (n,) for the input of each weight.
-    """
-    reached = torch.zeros(len(weights[-1]), dtype=torch.bool)
-    reached[neuron] = True
-    found = []
-    for weight in reversed(weights):
-        reached = (weight.detach().abs() > threshold)[reached].any(0)
-        found.append(reached)
-    return found[::-1]
-
-
-@dataclass
-class Tree:
-    """A part of a network that shares no neuron with the others.
-
-    Attributes:
-        tips: neurons of the last layer.
-        below: those that feed them, bool (n,) a layer, from the inputs on.
-    """
-
-    tips: list[int]
-    below: list[Tensor]
-
-    @property
-    def inputs(self) -> list[int]:
-        return self.below[0].nonzero().flatten().tolist()
-
-
-def trees(weights: Sequence[Tensor], tips: Sequence[int], threshold: float = ACTIVE) -> list[Tree]:
-    """Neurons of the last layer, together where something feeds both; those that no input feeds are left out.
-
-    Args:
-        weights: from the inputs to the tips' layer.
-        tips: neurons of the last layer to judge.
-        threshold: of active connections.
-    """
-    found: list[Tree] = []
-    for tip in tips:
-        new = Tree([int(tip)], feeders(weights, int(tip), threshold))
-        for tree in [t for t in found if any((a & b).any() for a, b in zip(t.below, new.below, strict=True))]:
-            found.remove(tree)
-            new = Tree(tree.tips + new.tips, [a | b for a, b in zip(tree.below, new.below, strict=True)])
-        found.append(new)
-    return [tree for tree in found if tree.inputs]
-
-
 def correlations(features: Tensor, targets: Tensor) -> Tensor:
     """|Pearson r| of (n, k) features with (n, m) targets: (k, m), 0 where one is constant."""
     k = features.shape[1]

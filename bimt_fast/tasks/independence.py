@@ -10,9 +10,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from .._anatomy import feeders, trees
 from ..nn import BioMLP
 from . import products
-from ._structure import feeders, trees
 from ._task import Data, regression
 
 

@@ -7,9 +7,10 @@ degrades accuracy. Settings: Liu, Gan, Tegmark 2023 (arXiv 2305.08746), modular 
 import torch
 from torch import nn
 
+from .._anatomy import trees
 from ..nn import BioMLP
 from ..train import Preset
-from ._structure import active_neurons, circle, folded, trees, without
+from ._structure import active_neurons, circle, folded, without
 from ._task import BIAS_ALWAYS, Data, Task, accuracy, predict, split
 
 MODULUS = 59

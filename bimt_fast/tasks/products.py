@@ -7,9 +7,10 @@ the network that share no connection. Settings: Liu, Gan, Tegmark 2023 (arXiv 23
 import torch
 from torch import Tensor, nn
 
+from .._anatomy import feeders
 from ..nn import BioMLP
 from ..train import Preset
-from ._structure import active_neurons, correlations, feeders
+from ._structure import active_neurons, correlations
 from ._task import BIAS_LAST, RISE_AND_FALL, Data, Task, regression
 
 

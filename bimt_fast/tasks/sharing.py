@@ -9,9 +9,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from .._anatomy import feeders
 from ..nn import BioMLP
 from . import products
-from ._structure import explained, feeders
+from ._structure import explained
 from ._task import ACTIVE, Data, regression
 
 
