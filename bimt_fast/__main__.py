@@ -174,7 +174,10 @@ def _add_study(run: argparse.ArgumentParser) -> None:
     run.set_defaults(run=_study)
     run.add_argument("task", choices=["brain"])
     run.add_argument(
-        "what", choices=_studies.STUDIES, help="robustness of all runs, or a resize of the first one's sheet"
+        "what",
+        choices=_studies.STUDIES,
+        help="robustness: noise and removed neurons; resize: the first run's sheet, coarser and finer; compare:"
+        " modularity and wiring of each run; trade_off: error against wire",
     )
     run.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="folders of runs, which have checkpoints")
     run.add_argument("--steps", type=_positive, default=_studies.RETRAINED, help="of the training behind a resize")

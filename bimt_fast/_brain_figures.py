@@ -255,20 +255,52 @@ def resized(found: Mapping[str, Mapping[str, float]], path: Path) -> None:
     save(ax, path)
 
 
+def compared(found: Mapping[str, Mapping], path: Path) -> None:
+    """z of the modularity figures by run, and mean |w| against distance, a colour a run."""
+    _, axes = _grid_of_axes(1, 2, (8.5, 3.2), width_ratios=[1, 1.5])
+    bars, curves = axes[0]
+    figures = list(next(iter(found.values()))["modularity"])
+    width = 0.8 / len(found)
+    for k, (name, of_run) in enumerate(found.items()):
+        colour = _colours(10)[k % 10]
+        at = np.arange(len(figures)) + (k - (len(found) - 1) / 2) * width
+        bars.bar(at, [of_run["modularity"][figure]["z"] for figure in figures], 0.9 * width, color=[colour])
+        x, y = np.array(of_run["distance"]), np.array(of_run["strength"])
+        curves.plot(x[y > 0], y[y > 0], "o-", color=colour, markersize=2.5, linewidth=1, label=name)
+    _plain(bars).axhline(0, color=_THEIRS, linewidth=0.8)
+    bars.axhspan(-1.96, 1.96, color="0.9", zorder=0)  # where 95 % of the null lies
+    bars.set_xticks(range(len(figures)), [figure.replace(", ", ",\n") for figure in figures], fontsize=8)
+    bars.set_ylabel("z against permuted labels")
+    _plain(curves).set(yscale="log", xlabel="distance on the sheet", ylabel="mean |w|")
+    curves.legend(frameon=False, fontsize=7.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    save(bars, path)
+
+
 def trade_off(
-    found: Mapping[str, Sequence[Mapping[str, float]]],
+    found: Mapping[str, Sequence[Mapping]],
     published: Mapping[str, Sequence[tuple[float, float]]],
     path: Path,
 ) -> None:
-    """Mean error with the counted wire alone, against active neurons and wire: a dot a run, over the published."""
-    _, axes = _grid_of_axes(1, 2, (8.5, 3.2), sharey=True)
+    """Mean error with the counted wire alone, against active neurons and wire, over the published points.
+
+    A line joins the medians of a variant over the strength of the penalty; a dot is a run.
+    """
+    _, axes = _grid_of_axes(1, 2, (9.0, 3.8), sharey=True)
     for (name, points), marker in zip(published.items(), "osD", strict=False):
         error, wire = zip(*points, strict=True)
         axes[0, 1].plot(wire, error, f"{marker}-", color="0.7", markersize=4, linewidth=0.8, label=f"{name}, published")
     for k, (name, points) in enumerate(found.items()):
+        colour = _colours(10)[k % 10]
         for ax, key in zip(axes[0], ("active", "wire"), strict=True):
-            x, y = [point[key] for point in points], [point["pruned_error"] for point in points]
-            ax.plot(x, y, "o", color=_colours(10)[k % 10], markersize=5, label=name)
+            ax.plot(
+                [p[key] for p in points], [p["pruned_error"] for p in points],
+                "o-", color=colour, markersize=4, linewidth=1, label=name,
+            )  # fmt: skip
+            runs = [run for p in points for run in p["seeds"]]
+            ax.plot(
+                [run[key] for run in runs], [run["pruned_error"] for run in runs],
+                ".", color=colour, alpha=0.4, markersize=3.5, linewidth=0,
+            )  # fmt: skip
     for ax, words in zip(axes[0], ("active neurons", "recurrent wire, grid spacings"), strict=True):
         _plain(ax).set(xscale="log", yscale="log", xlabel=words)
     axes[0, 0].set_ylabel("mean error")

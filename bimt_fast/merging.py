@@ -74,6 +74,11 @@ def merges(model: nn.Module, x: Tensor, objective: Callable[[], float]) -> list[
     return found
 
 
+def mergeable(model: nn.Module) -> bool:
+    """Whether the model has the layers, activation, embedding and hidden() of a bimt_fast.nn.BioMLP."""
+    return all(hasattr(model, name) for name in ("layers", "activation", "embedding", "hidden"))
+
+
 def check_model(model: nn.Module) -> None:
     """Whether neurons of the model can be merged.
 
@@ -81,7 +86,7 @@ def check_model(model: nn.Module) -> None:
         TypeError: it is no bimt_fast.nn.BioMLP, or a model that has its layers, activation, embedding and hidden().
         ValueError: it has no biases.
     """
-    if not all(hasattr(model, name) for name in ("layers", "activation", "embedding", "hidden")):
+    if not mergeable(model):
         raise TypeError(f"model must be a bimt_fast.nn.BioMLP for neurons to be merged, was {type(model).__name__}")
     if any(layer.bias is None for layer in model.layers):
         raise ValueError("model must have biases for neurons to be merged, had none")

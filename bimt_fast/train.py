@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ._frames import Recorder
-from .merging import MergeSearch, prune_
+from .merging import THRESHOLD, MergeSearch, mergeable, prune_
 from .optim import AdamW
 from .wiring import Wiring
 
@@ -47,7 +47,8 @@ class Preset:
         lam_scale: multiplies lam throughout; a trade-off between loss and wiring runs through several of them.
         merge: between which fractions of the steps merges of neurons are tried, see bimt_fast.merging; None: nowhere.
         merge_every: steps after which a merge on trial is judged.
-        prune_from: fraction of the steps from which connections of |w| <= 0.05 are zero and stay zero; None: never.
+        prune_from: fraction of the steps from which connections of |w| <= 0.05 are zero and stay zero, and in a
+            bimt_fast.nn.BioMLP neurons that then carry nothing have none; None: never.
         name: of the settings: published, or what was made of them.
         clip: largest norm of the task's gradient, which is scaled down to it; None: no limit.
     """
@@ -280,8 +281,7 @@ class _Run:
         for step in range(self.step, preset.steps):
             lam = self.set_schedules(step / preset.steps)
             if step == self.prune_at:
-                prune_(model)
-                optimizer.state.clear()
+                self.prune()
             for p in parameters:
                 p.grad = None
             value = loss(model)
@@ -322,6 +322,13 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"], group["lam"], group["bias"] = lr, lam, value_at(preset.bias, fraction)
         return lam
+
+    def prune(self) -> None:
+        if mergeable(self.model):
+            prune_(self.model)
+        else:
+            self.wiring.prune_(THRESHOLD)
+        self.optimizer.state.clear()
 
     def search_merges(self, done: int) -> None:
         """Between steps, of which so many are done."""

@@ -107,9 +107,64 @@ def test_the_study_command(tmp_path, capsys, monkeypatch):
     assert len(found) == 5 and all(0 <= f["after"] <= 1 for name, f in found.items() if name != "as trained")
     assert "8 x 8, interpolated: 0." in capsys.readouterr().out
     assert main(["study", "brain", "trade_off", str(tmp_path / "one"), str(tmp_path / "two"), "--out", str(out)]) == 0
-    (points,) = json.loads((out / "trade_off.json").read_text()).values()
+    ((point,),) = json.loads((out / "trade_off.json").read_text()).values()
     result = json.loads((tmp_path / "two" / "result.json").read_text())
-    assert len(points) == 2 and points[1]["wire"] == result["structure"]["wire"]
-    assert "bimt matching: error 0." in capsys.readouterr().out
+    assert len(point["seeds"]) == 2 and point["seeds"][1]["wire"] == result["structure"]["wire"]
+    assert "bimt matching x1, 2 seeds: error 0." in capsys.readouterr().out
     for path in (out / "resize.png", out / "trade_off.png", tmp_path / "one" / "study" / "robustness.png"):
         assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_side_by_side(tmp_path, capsys):
+    pytest.importorskip("scipy")
+    pytest.importorskip("networkx")
+    pytest.importorskip("matplotlib")
+    preset = brain.replace(brain.FULL, shape=(53, 16, 17), batch=4, steps=2)
+    runs = []
+    for name, task in (("plane", brain.TASK), ("saturating", brain.SATURATING)):
+        runs.append(tmp_path / name / "seed0")
+        _run.run(task, preset, runs[-1])
+    out = tmp_path / "out"
+    assert main(["study", "brain", "compare", *map(str, runs), "--out", str(out)]) == 0
+    found = json.loads((out / "compare.json").read_text())
+    assert set(found) == {"plane/seed0", "saturating/seed0"} and (out / "compare.png").exists()
+    assert "plane/seed0: error 0." in capsys.readouterr().out
+    trained = brain.on_the_sheet(_analyse.load(runs[1])[0])
+    weight, slots = trained.recurrent.weight.abs().double(), geometry.grid((4, 4)).double()
+    apart = torch.cdist(slots, slots, p=1)
+    of_run = found["saturating/seed0"]
+    assert of_run["far"] == pytest.approx((weight[apart > 0.51].sum() / weight.sum()).item(), rel=1e-5)
+    assert of_run["wire"] == pytest.approx((apart / 0.25)[weight > 0.02].sum().item(), rel=1e-5)
+    assert max(of_run["distance"]) == pytest.approx(1.5)
+    assert main(["study", "brain", "resize", str(runs[1]), "--out", str(out)]) == 1
+    assert "must have distances by a metric's name, had a table" in capsys.readouterr().err
+
+
+def test_runs_are_named_by_what_tells_them_apart(tmp_path):
+    runs = [tmp_path / "a" / "seed0", tmp_path / "b" / "seed0", tmp_path / "a" / "seed0"]
+    assert list(_studies.named(runs)) == ["a/seed0", "b/seed0"]
+    assert list(_studies.named(runs[:1])) == ["seed0"]
+
+
+def test_wire_at_an_error():
+    points = [{"wire": wire, "pruned_error": error} for wire, error in ((1000, 0.05), (10, 0.4), (100, 0.1))]
+    assert _studies.wire_at(0.1, points) == pytest.approx(100)
+    assert _studies.wire_at(0.2, points) == pytest.approx(10 * 10**0.5)
+    assert _studies.wire_at(0.5, points) == 10
+    assert _studies.wire_at(0.04, points) is None and _studies.wire_at(0.1, []) is None
+
+
+def test_points_are_medians_over_seeds(tmp_path):
+    preset = brain.replace(brain.FULL, shape=(53, 16, 17), batch=4, steps=1)
+    runs = {}
+    for ablation, scale, seeds in (("bimt", 1.0, range(3)), ("bimt", 2.0, range(1)), ("l1", 1.0, range(1))):
+        for seed in seeds:
+            run = tmp_path / f"{ablation}{scale}{seed}"
+            settings = brain.replace(preset, seed=seed, lam_scale=scale, swap_every=1 if ablation == "bimt" else None)
+            runs[run], _ = _run.run(brain.TASK, settings, run, ablation=ablation)
+    found = _studies.trade_off(list(runs))
+    assert [(p["lam_scale"], len(p["seeds"])) for p in found["bimt matching"]] == [(1.0, 3), (2.0, 1)]
+    wires = sorted(r["structure"]["wire"] for r in list(runs.values())[:3])
+    assert found["bimt matching"][0]["wire"] == wires[1]
+    ratios = dict(_studies.rows("trade_off", found))
+    assert any(name.startswith("l1: wire at error") for name in ratios)

@@ -75,7 +75,7 @@ class Analysis:
     """What a network's neurons do and where they lie.
 
     Attributes:
-        model, settings: of the run.
+        model, settings: of the run; a model whose distances come from a table is its copy on the plane.
         active, normalised: as bimt_fast.analysis.normalised_variance.
         clustering: of the active neurons.
         nulls: as bimt_fast.analysis.modularity.
@@ -112,6 +112,7 @@ def analyse(run: Path, against: Sequence[Path] = (), *, permutations: int = 10_0
         ImportError: SciPy or networkx is missing.
     """
     model, settings = load(run)
+    model = brain.on_the_sheet(model)
     weight, slots = model.recurrent.weight.detach(), model.wiring.slots("h")
     side = math.isqrt(len(slots))
     active, normalised = analysis.normalised_variance(variances(model))
@@ -187,7 +188,7 @@ def wire_of(model: BioRNN) -> dict[str, Any]:
 
 def _beside(wire: Mapping[str, Any], other: Path) -> dict[str, Any]:
     """The wire of another run relative to this one's."""
-    theirs = wire_of(load(other)[0])
+    theirs = wire_of(brain.on_the_sheet(load(other)[0]))
     ratios = {at: theirs["above"][at]["wire"] / max(found["wire"], 1e-300) for at, found in wire["above"].items()}
     return {"wire": theirs, "ratio": {**ratios, "weighted": theirs["weighted"] / max(wire["weighted"], 1e-300)}}
 

@@ -1,4 +1,4 @@
-"""Questions to a finished brain: what it bears, and what is left of it on a coarser or finer sheet."""
+"""Questions to finished brains: what they bear, what is left on another sheet, what each part of BIMT does."""
 
 import copy
 import json
@@ -25,7 +25,8 @@ DEVIATIONS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
 REMOVED = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3)
 RETRAINED = 200  # steps
 _SEQUENCES, _DRAWS = 1000, 3
-STUDIES = "robustness", "resize", "trade_off"
+STUDIES = "robustness", "resize", "compare", "trade_off"
+MODULARITY = "isolated, 4 neighbours", "variance of indices"  # the two figures that were published
 
 
 class _Disturbed(nn.Module):
@@ -151,7 +152,13 @@ def resized(model: BioRNN) -> Iterable[tuple[str, BioRNN]]:
 
 
 def resize(model: BioRNN, preset: Preset, steps: int = RETRAINED) -> dict[str, dict[str, float]]:
-    """Mean accuracy by variant: of the sheet made coarser or finer, and after a brief training with the last lam."""
+    """Mean accuracy by variant: of the sheet made coarser or finer, and after a brief training with the last lam.
+
+    Raises:
+        ValueError: distances of the network come from a table, which holds none of another sheet.
+    """
+    if not isinstance(model.wiring.metric, str):
+        raise ValueError("a run to resize must have distances by a metric's name, had a table of them")
     brief = replace(preset, steps=steps, lam=((0.0, preset.lam[-1][1]),))
     found = {"as trained": {"before": _mean_accuracy(model)}}
     for name, made in resized(model):
@@ -162,14 +169,59 @@ def resize(model: BioRNN, preset: Preset, steps: int = RETRAINED) -> dict[str, d
     return found
 
 
-def trade_off(runs: Sequence[Path]) -> dict[str, list[dict[str, float]]]:
+def named(runs: Sequence[Path]) -> dict[str, Path]:
+    """The runs by the last parts of their paths, as many of them as tell the runs apart."""
+    runs = list(dict.fromkeys(run.resolve() for run in runs))
+    for count in range(1, max(len(run.parts) for run in runs)):
+        names = ["/".join(run.parts[-count:]) for run in runs]
+        if len(set(names)) == len(runs):
+            break
+    return dict(zip(names, runs, strict=True))
+
+
+def compare(runs: Sequence[Path], permutations: int = 10_000) -> dict[str, dict[str, Any]]:
+    """How modular networks lie and how their weights fall with distance, by the runs' names.
+
+    Returns:
+        error, active, clusters: of the network.
+        modularity: value, null and z of the two published figures.
+        agreement: of modules of the wiring with the clusters, as bimt_fast.analysis.agreement.
+        wire: in grid spacings, connections above 0.02.
+        distance, strength: mean |w| by distance on the sheet, as bimt_fast.analysis.strength_by_distance.
+        far: the share of the recurrent |w| that is longer than half the side of the sheet.
+    """
+    found = {}
+    for name, run in named(runs).items():
+        of_run = _analyse.analyse(run, permutations=permutations)
+        at, strength, count = of_run.profile
+        size = strength * count
+        summary = of_run.summary
+        found[name] = {
+            "error": summary["error"],
+            "active": summary["active"]["neurons"],
+            "clusters": summary["clusters"]["count"],
+            "modularity": {name: summary["modularity"][name] for name in MODULARITY},
+            "agreement": {key: summary["modules"][key] for key in ("adjusted_rand", "nmi")},
+            "wire": summary["wire"]["above"][f"{brain.WIRED:g}"]["wire"],
+            "distance": at.tolist(),
+            "strength": strength.tolist(),
+            "far": (size[at > 0.5].sum() / size.sum()).item(),
+        }
+    return found
+
+
+def trade_off(runs: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
     """Mean error, active neurons and wire of finished runs, by ablation and strategy.
+
+    Returns:
+        For each variant and each strength of the penalty one point: medians over the seeds, the strength as "lam_scale"
+        and, as "seeds", the single runs' figures.
 
     Raises:
         FileNotFoundError: a folder holds no result.
         ValueError: a result is of another experiment.
     """
-    found: dict[str, list[dict[str, float]]] = {}
+    found: dict[str, dict[float, list[dict[str, float]]]] = {}
     for run in runs:
         result = json.loads((run / _run.RESULT).read_text())
         if result["task"] not in brain.BRAINS:
@@ -178,8 +230,32 @@ def trade_off(runs: Sequence[Path]) -> dict[str, list[dict[str, float]]]:
         strategy = "" if preset.swap_every is None else f" {preset.strategy}"
         point = {key: structure[key] for key in ("error", "pruned_error", "wire", "weighted_wire")}
         point |= {"active": result["neurons"]["active"], "seconds": result["seconds"]}
-        found.setdefault(result["ablation"] + strategy, []).append(point)
-    return found
+        variant = found.setdefault(result["ablation"] + strategy, {})
+        variant.setdefault(preset.lam_scale, []).append(point)
+    return {
+        variant: [
+            {key: median(run[key] for run in seeds) for key in seeds[0]} | {"lam_scale": scale, "seeds": seeds}
+            for scale, seeds in sorted(points.items())
+        ]
+        for variant, points in found.items()
+    }
+
+
+def wire_at(error: float, points: Sequence[Mapping[str, float]]) -> float | None:
+    """The least wire at which a curve of points has an error, or one further down: straight in logarithms between
+    neighbours. None where the curve does not reach it."""
+    curve = sorted((point["wire"], point["pruned_error"]) for point in points)
+    if not curve:
+        return None
+    (before, above), *later = curve
+    if above <= error:
+        return before
+    for wire, below in later:
+        if below <= error:
+            part = math.log(above / error) / math.log(above / max(below, 1e-12))
+            return before * (wire / before) ** part
+        before, above = wire, below
+    return None
 
 
 def study(what: str, runs: Sequence[Path], out: Path, steps: int = RETRAINED) -> bool:
@@ -187,7 +263,7 @@ def study(what: str, runs: Sequence[Path], out: Path, steps: int = RETRAINED) ->
 
     Args:
         what: one of STUDIES.
-        runs: folders of runs; resize takes the first, trade_off those that are finished.
+        runs: folders of runs; resize takes the first.
         out: folder for the files.
         steps: of the training behind a resize.
 
@@ -200,8 +276,10 @@ def study(what: str, runs: Sequence[Path], out: Path, steps: int = RETRAINED) ->
     if what == "trade_off":
         found = trade_off(runs)
         draw = partial(figures.trade_off, published=brain.PUBLISHED_TRADE_OFF)
+    elif what == "compare":
+        found, draw = compare(runs), figures.compared
     elif what == "robustness":
-        found = {run.name: robustness(_analyse.load(run)[0]) for run in runs}
+        found = {name: robustness(_analyse.load(run)[0]) for name, run in named(runs).items()}
         draw = figures.robustness
     else:
         model, settings = _analyse.load(runs[0])
@@ -228,14 +306,17 @@ def rows(what: str, found: Mapping[str, Any]) -> list[tuple[str, str]]:
             for name, f in found.items()
         ]
     if what == "trade_off":
+        return [*_points(found), *_ratios(found)]
+    if what == "compare":
         return [
             (
                 name,
-                f"error {p['error']:.4f} ({p['pruned_error']:.4f} without |w| <= {brain.WIRED:g}),"
-                f" {p['active']} active, wire {p['wire']:.4g}, weighted {p['weighted_wire']:.4g}, {p['seconds']:.0f} s",
+                f"error {f['error']:.4f}, {f['active']} active, {f['clusters']} clusters, "
+                + ", ".join(f"{figure} z = {f['modularity'][figure]['z']:.2f}" for figure in MODULARITY)
+                + f", modules of the wiring ARI {f['agreement']['adjusted_rand']:.2f}, wire {f['wire']:.3g},"
+                f" {100 * f['far']:.1f} % of |w| beyond half the side",
             )
-            for name, points in found.items()
-            for p in points
+            for name, f in found.items()
         ]
     return [
         row
@@ -245,6 +326,31 @@ def rows(what: str, found: Mapping[str, Any]) -> list[tuple[str, str]]:
             (f"{name}: share removed", _pairs(f["removal"])),
         )
     ]
+
+
+def _points(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterable[tuple[str, str]]:
+    for name, points in found.items():
+        for p in points:
+            yield (
+                f"{name} x{p['lam_scale']:g}, {len(p['seeds'])} seed{'s' * (len(p['seeds']) > 1)}",
+                f"error {p['error']:.4f} ({p['pruned_error']:.4f} without |w| <= {brain.WIRED:g}),"
+                f" {p['active']:g} active, wire {p['wire']:.4g}, weighted {p['weighted_wire']:.4g},"
+                f" {p['seconds']:.0f} s",
+            )
+
+
+def _ratios(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterable[tuple[str, str]]:
+    """The wire of each variant at the smallest error that L1 and a variant of BIMT both reach."""
+    ours = {name: points for name, points in found.items() if name.startswith("bimt ")}
+    if not ours or "l1" not in found:
+        return
+    least = {name: min(p["pruned_error"] for p in points) for name, points in found.items()}
+    error = max(least["l1"], min(least[name] for name in ours))
+    wires = {name: wire_at(error, points) for name, points in found.items()}
+    first = min(ours, key=lambda name: wires[name] or math.inf)
+    for name, wire in wires.items():
+        said = "not reached" if wire is None else f"{wire:.3g}, {wire / (wires[first] or 1.0):.3g} times that of {first}"
+        yield f"{name}: wire at error {error:.4f}", said
 
 
 def _pairs(points: Iterable[Sequence]) -> str:

@@ -3,7 +3,7 @@
 The structure to find: neurons that serve the same tasks lie together (bimt_fast.analysis measures it). Settings of the
 network and the tasks: Liu, Khona, Fiete, Tegmark 2023 (arXiv 2310.07711); batch, strength and course of the penalty,
 swap interval, number of steps and where inputs sit are ours, since the paper does not say. `brain_torus` and
-`brain_disc` are the same on other surfaces.
+`brain_disc` are the same on other surfaces, `brain_saturating` where a long connection costs little more than a short one.
 """
 
 import copy
@@ -11,21 +11,26 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from .. import geometry
+from .. import geometry, plot
 from ..nn import BioRNN
 from ..train import Preset
 from . import _cognitive
 from ._cognitive import INPUTS, NAMES, OUTPUTS, RING
 from ._task import BIAS_ALWAYS, Data, Task
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 NOISE = 0.05
 WIRED = (
     0.02  # a recurrent connection counts as wire where |w| is above: without the others the full network does as well
 )
+SATURATION = 0.2  # distances from about which on a connection costs no more, of brain_saturating
 # Accuracies read off the published bar plot, by task; those not named are 1.
 PUBLISHED = dict.fromkeys(NAMES, 1.0) | {
     "dm1": 0.905,
@@ -87,7 +92,39 @@ def positions(neurons: int) -> dict[str, Tensor]:
 def make_model(preset: Preset, metric: str = "l1", scale: float = 1.0, offset: float = 0.0) -> BioRNN:
     """The sheet is scale long and wide, with its first corner at (offset, offset)."""
     places = {group: x * scale + offset for group, x in positions(preset.shape[1]).items()}
-    return BioRNN(*preset.shape, noise=NOISE, positions=places, frozen=["in", "out"], metric=metric, **preset.wiring)
+    return _model(preset, places, metric)
+
+
+def make_saturating(preset: Preset) -> BioRNN:
+    """A connection counts as s (1 - exp(-d / s)) long, d being its length on the sheet and s = 0.2."""
+    places = positions(preset.shape[1])
+    everything = torch.cat(list(places.values()))
+    table = -SATURATION * torch.expm1(-geometry.distances(everything, everything, "l1") / SATURATION)
+    numbers = torch.arange(len(everything)).split([len(x) for x in places.values()])
+    return _model(preset, dict(zip(places, numbers, strict=True)), table)
+
+
+def _model(preset: Preset, places: Mapping[str, Tensor], metric: str | Tensor) -> BioRNN:
+    settings = preset.wiring | {"noise": NOISE, "frozen": ["in", "out"], "metric": metric}
+    return BioRNN(*preset.shape, positions=dict(places), **settings)
+
+
+@torch.no_grad()
+def on_the_sheet(model: BioRNN) -> BioRNN:
+    """The model as it is measured and drawn: itself, or a copy on the plane where its distances come from a table."""
+    if isinstance(model.wiring.metric, str):
+        return model
+    weight = model.recurrent.weight
+    shape = model.input.in_features, len(weight), model.readout.out_features
+    copied = make_model(replace(FULL, shape=shape, dtype=str(weight.dtype).removeprefix("torch.")))
+    for name, p in copied.named_parameters():
+        p.copy_(model.get_parameter(name))
+    copied.wiring.load_permutations(model.wiring.permutations())
+    return copied.train(model.training)
+
+
+def pictures(model: BioRNN, _data: Data) -> "dict[str, Figure]":
+    return {"network": plot.network(on_the_sheet(model).wiring, groups=("in", "h", "out")).figure}
 
 
 def spacing(model: BioRNN) -> float:
@@ -149,14 +186,15 @@ def structure(model: BioRNN, data: Data) -> dict:
     """
     found = accuracies(model)
     mean = sum(found.values()) / len(NAMES)
-    counted = model.wiring.length(threshold=WIRED, weighted=False, unit=spacing(model))
+    wiring, unit = (measured := on_the_sheet(model)).wiring, spacing(measured)
+    counted = wiring.length(threshold=WIRED, weighted=False, unit=unit)
     return {
         "accuracy": found,
         "mean_accuracy": mean,
         "error": 1 - mean,
         "pruned_error": error_without(model, WIRED),
         "wire": counted.by_connection["recurrent.weight"],
-        "weighted_wire": model.wiring.length(unit=spacing(model)).by_connection["recurrent.weight"],
+        "weighted_wire": wiring.length(unit=unit).by_connection["recurrent.weight"],
         "falls_short": [name for name in NAMES if found[name] < PUBLISHED[name] - 0.02],
     }
 
@@ -209,6 +247,7 @@ TASK = Task(
     make_batch=make_batch,
     shown=batch_accuracy,
     layers=("in", "h", "out"),
+    pictures=pictures,
     describe=describe,
 )
 
@@ -222,4 +261,5 @@ DISC = replace(
     more_presets={name: replace(preset, distance_scale=0.3) for name, preset in TASK.more_presets.items()},
     make_model=partial(make_model, metric="poincare", scale=1.2, offset=-0.6),
 )
-BRAINS = {task.name: task for task in (TASK, TORUS, DISC)}
+SATURATING = replace(TASK, name="brain_saturating", make_model=make_saturating)
+BRAINS = {task.name: task for task in (TASK, TORUS, DISC, SATURATING)}
