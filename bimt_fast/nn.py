@@ -197,6 +197,11 @@ class BioRNN(_CarriesWiring, nn.Module):
         frozen, metric, distance_scale, base_length, reduction: as Wiring.
         device, dtype: of the parameters.
 
+    Attributes:
+        only_heard: compute only neurons from which connections that are not zero lead to the output. Outputs are the
+            same (noise is drawn for fewer), connections of the others get no gradient: for training with zeros that
+            stay zero. False at first.
+
     Raises:
         TypeError, ValueError: as Wiring; a size is no positive integer, alpha or noise is out of its range.
 
@@ -224,6 +229,7 @@ class BioRNN(_CarriesWiring, nn.Module):
         sizes = {"in": in_features, "h": neurons, "out": out_features}
         for name, count in zip(("in_features", "neurons", "out_features"), sizes.values(), strict=True):
             _check_count(name, count)
+        self.only_heard = False
         self.alpha, self.noise = check_number("alpha", alpha, 0), check_number("noise", noise, 0)
         if not 0 < self.alpha <= 1:
             raise ValueError(f"alpha must be above 0 and at most 1, was {alpha}")
@@ -253,14 +259,31 @@ class BioRNN(_CarriesWiring, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(steps, batch, in_features) -> (steps, batch, out_features)."""
-        return self.readout(self.states(x))
+        if not self.only_heard:
+            return self.readout(self.states(x))
+        heard = self._heard()
+        drive = nn.functional.linear(x, self.input.weight[heard], self.input.bias[heard])
+        states = self._states_of(drive, self.recurrent.weight[heard][:, heard])
+        return nn.functional.linear(states, self.readout.weight[:, heard], self.readout.bias)
 
     def states(self, x: Tensor) -> Tensor:
         """What the neurons say: (steps, batch, neurons), from the input of forward."""
-        drive = self.input(x)  # of the whole sequence, as one product
+        return self._states_of(self.input(x), self.recurrent.weight)  # the input of all steps as one product
+
+    def _states_of(self, drive: Tensor, weight: Tensor) -> Tensor:
         if self.training and self.noise:
             drive.add_(torch.randn_like(drive).mul_(self.noise * (2 / self.alpha) ** 0.5))
-        return states_of(drive, self.recurrent.weight, self.alpha)
+        return states_of(drive, weight, self.alpha)
+
+    @torch.no_grad()
+    def _heard(self) -> Tensor:
+        """(n,) int64: the neurons that the output hears, directly or through others."""
+        sends = self.recurrent.weight != 0
+        heard, before = (self.readout.weight != 0).any(0), None
+        while before is None or heard.sum() > before:
+            before = heard.sum()
+            heard = heard | sends[heard].any(0)
+        return heard.nonzero()[:, 0]
 
 
 class BioTransformer(_CarriesWiring, nn.Module):

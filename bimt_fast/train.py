@@ -230,10 +230,13 @@ def train(
     elif recorder is not None:
         recorder.start(wiring)
     with _threads_for(model), _progress_bar(preset.steps, run.step, progress) as bar:
-        if checkpoint is None:
-            run.go(bar)
-        else:
-            _go_and_save(run, bar, checkpoint)
+        try:
+            if checkpoint is None:
+                run.go(bar)
+            else:
+                _go_and_save(run, bar, checkpoint)
+        finally:
+            run.skip_unheard(False)
     return run.history
 
 
@@ -329,6 +332,12 @@ class _Run:
         else:
             self.wiring.prune_(THRESHOLD)
         self.optimizer.state.clear()
+        self.skip_unheard(True)
+
+    def skip_unheard(self, skip: bool) -> None:
+        """Whether a bimt_fast.nn.BioRNN leaves out what cannot matter while zeros stay zero."""
+        if hasattr(self.model, "only_heard"):
+            self.model.only_heard = skip
 
     def search_merges(self, done: int) -> None:
         """Between steps, of which so many are done."""
@@ -357,6 +366,7 @@ class _Run:
         torch.set_rng_state(state["random"])
         self.history = History(**state["history"])
         self.step = state["step"]
+        self.skip_unheard(self.step > self.prune_at)
         if self.search is not None:
             self.search.load_state_dict(state["search"])
         if self.recorder is not None:

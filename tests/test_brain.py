@@ -75,6 +75,32 @@ def test_training_repeats_and_resumes_to_the_same_bits(tmp_path):
     assert again["structure"] == result["structure"] and len(calls) == 5
 
 
+def test_pruned_weights_stay_zero_and_what_is_not_heard_is_skipped(tmp_path):
+    task, preset = tiny(prune_from=0.5)
+    seen = []
+
+    def loss(prediction, target):
+        if len(seen) == 6:
+            seen.append(None)
+            signal.raise_signal(signal.SIGINT)
+        seen.append(prediction.detach())
+        return task.loss(prediction, target)
+
+    _, whole = _run.run(task, preset, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        _run.run(replace(task, loss=loss), preset, tmp_path / "cut")
+    _, resumed = _run.run(task, preset, tmp_path / "cut", resume=True)
+    for name, p in whole.named_parameters():
+        assert torch.equal(p, resumed.get_parameter(name)), name
+    assert not whole.only_heard and (whole.recurrent.weight == 0).double().mean() > 0.8
+    pruned = replace(preset, steps=5, prune_from=0.8)
+    torch.manual_seed(0)
+    model = task.make_model(pruned)
+    asked = []
+    train(model, model.wiring, lambda network: asked.append(network.only_heard) or network(torch.ones(2, 1, 53)).sum(), pruned)
+    assert asked == [False, False, False, False, True]
+
+
 def test_batches_differ_from_step_to_step():
     torch.manual_seed(0)
     one, other = brain.make_batch(3), brain.make_batch(3)

@@ -116,3 +116,29 @@ BAD = {
 def test_errors(arguments, error, name):
     with pytest.raises(error, match=rf"\b{name}\b"):
         bf.nn.BioRNN(**(dict(in_features=2, neurons=4, out_features=1) | arguments))
+
+
+def test_what_the_output_does_not_hear_can_be_left_out():
+    torch.manual_seed(4)
+    model = bf.nn.BioRNN(3, 7, 2, dtype=torch.float64).eval()
+    weight, out = model.recurrent.weight, model.readout.weight
+    with torch.no_grad():
+        weight.copy_(torch.randn(7, 7) * 0.3)
+        out[:, 2:] = 0  # neurons 0 and 1 are heard,
+        weight[:, 4:] = 0
+        weight[[0, 1, 2], 3] = 0
+        weight[2, 3] = weight[3, 5] = 0.5  # 2 and 3 through others; 5 too; 4 and 6 by none
+    x = torch.randn(6, 4, 3, dtype=torch.float64)
+    whole = model(x)
+    whole.square().sum().backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    model.only_heard = True
+    assert model._heard().tolist() == [0, 1, 2, 3, 5]
+    found = model(x)
+    found.square().sum().backward()
+    torch.testing.assert_close(found, whole)
+    for name, p in model.named_parameters():
+        kept = p.detach() != 0
+        torch.testing.assert_close(p.grad[kept], gradients[name][kept], msg=name)
+    assert (model.states(x)[..., 4] != 0).any()
