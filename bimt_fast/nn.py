@@ -276,6 +276,14 @@ class BioRNN(_CarriesWiring, nn.Module):
         return states_of(drive, weight, self.alpha)
 
     @torch.no_grad()
+    def silence_unheard_(self) -> None:
+        """Zeroes what neurons hear that the output does not hear, and their biases: outputs stay as they are."""
+        silent = torch.ones(len(self.input.bias), dtype=torch.bool, device=self.input.bias.device)
+        silent[self._heard()] = False
+        for tensor in (self.input.weight, self.input.bias, self.recurrent.weight):
+            tensor[silent] = 0
+
+    @torch.no_grad()
     def _heard(self) -> Tensor:
         """(n,) int64: the neurons that the output hears, directly or through others."""
         sends = self.recurrent.weight != 0

@@ -47,8 +47,8 @@ class Preset:
         lam_scale: multiplies lam throughout; a trade-off between loss and wiring runs through several of them.
         merge: between which fractions of the steps merges of neurons are tried, see bimt_fast.merging; None: nowhere.
         merge_every: steps after which a merge on trial is judged.
-        prune_from: fraction of the steps from which connections of |w| <= 0.05 are zero and stay zero, and in a
-            bimt_fast.nn.BioMLP neurons that then carry nothing have none; None: never.
+        prune_from: fraction of the steps from which connections of |w| <= 0.05 are zero and stay zero, and neurons of
+            this library's models that then carry nothing have none; several: again at each. None: never.
         name: of the settings: published, or what was made of them.
         clip: largest norm of the task's gradient, which is scaled down to it; None: no limit.
     """
@@ -73,7 +73,7 @@ class Preset:
     smooth: bool = False
     merge: tuple[float, float] | None = None
     merge_every: int = 500
-    prune_from: float | None = None
+    prune_from: float | Sequence[float] | None = None
     name: str = "published"
     clip: float | None = None
 
@@ -262,7 +262,10 @@ class _Run:
         self.search = None
         if preset.merge is not None:
             self.search = MergeSearch(model, self.optimizer, inputs, self.objective, recorder)
-        self.prune_at = preset.steps if preset.prune_from is None else round(preset.prune_from * preset.steps)
+        pruned = preset.prune_from
+        fractions = () if pruned is None else pruned if isinstance(pruned, Sequence) else (pruned,)
+        self.prune_at = {round(fraction * preset.steps) for fraction in fractions}
+        self.zeros_stay_from = min(self.prune_at, default=preset.steps)
         self.step = 0
 
     @torch.no_grad()
@@ -283,13 +286,13 @@ class _Run:
         start = perf_counter() - history.seconds
         for step in range(self.step, preset.steps):
             lam = self.set_schedules(step / preset.steps)
-            if step == self.prune_at:
+            if step in self.prune_at:
                 self.prune()
             for p in parameters:
                 p.grad = None
             value = loss(model)
             value.backward()
-            if step >= self.prune_at:
+            if step >= self.zeros_stay_from:
                 for p in wired:
                     p.grad.mul_(p.detach() != 0)
             if preset.clip is not None:
@@ -331,6 +334,8 @@ class _Run:
             prune_(self.model)
         else:
             self.wiring.prune_(THRESHOLD)
+            if hasattr(self.model, "silence_unheard_"):
+                self.model.silence_unheard_()
         self.optimizer.state.clear()
         self.skip_unheard(True)
 
@@ -366,7 +371,7 @@ class _Run:
         torch.set_rng_state(state["random"])
         self.history = History(**state["history"])
         self.step = state["step"]
-        self.skip_unheard(self.step > self.prune_at)
+        self.skip_unheard(self.step > self.zeros_stay_from)
         if self.search is not None:
             self.search.load_state_dict(state["search"])
         if self.recorder is not None:

@@ -48,9 +48,9 @@ def test_the_network_is_that_of_the_paper():
     inputs, outputs = wiring.slots("in"), wiring.slots("out")
     centre = torch.tensor([0.5, 0.5])
     assert torch.equal(inputs[0], centre) and torch.equal(outputs[0], centre)
-    for ring, radius in ((inputs[1:17], 0.2), (inputs[17:33], 0.3), (inputs[33:], 0.45), (outputs[1:], 0.3)):
+    for ring, radius in ((inputs[1:17], 0.05), (inputs[17:33], 0.08), (inputs[33:], 0.45), (outputs[1:], 0.05)):
         assert (ring - centre).norm(dim=1).tolist() == pytest.approx([radius] * len(ring), abs=1e-6)
-    assert torch.allclose(outputs[1 + 4], torch.tensor([0.5, 0.8]))  # direction 4 of 16 is up
+    assert torch.allclose(outputs[1 + 4], torch.tensor([0.5, 0.55]))  # direction 4 of 16 is up
     assert model.noise == 0.05 and model.alpha == 1 and brain.FULL.clip == 1 and brain.FULL.lr == 1e-3
 
 
@@ -97,8 +97,19 @@ def test_pruned_weights_stay_zero_and_what_is_not_heard_is_skipped(tmp_path):
     torch.manual_seed(0)
     model = task.make_model(pruned)
     asked = []
-    train(model, model.wiring, lambda network: asked.append(network.only_heard) or network(torch.ones(2, 1, 53)).sum(), pruned)
-    assert asked == [False, False, False, False, True]
+
+    def ask(network):
+        asked.append((network.only_heard, int((network.recurrent.weight != 0).sum())))
+        return network(torch.ones(2, 1, 53)).sum()
+
+    train(model, model.wiring, ask, pruned)
+    assert [skipped for skipped, _ in asked] == [False, False, False, False, True]
+    asked.clear()
+    model = task.make_model(replace(preset, lr=0.2))
+    nn.init.normal_(model.recurrent.weight, std=0.1)
+    train(model, model.wiring, ask, replace(preset, steps=6, prune_from=(0.3, 0.8), lr=((0.0, 1e-3), (0.5, 0.05))))
+    left = [count for _, count in asked]
+    assert left[1] == 256 > left[2] == left[4] > left[5] > 0
 
 
 def test_batches_differ_from_step_to_step():

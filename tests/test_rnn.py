@@ -142,3 +142,7 @@ def test_what_the_output_does_not_hear_can_be_left_out():
         kept = p.detach() != 0
         torch.testing.assert_close(p.grad[kept], gradients[name][kept], msg=name)
     assert (model.states(x)[..., 4] != 0).any()
+    model.only_heard = False
+    model.silence_unheard_()
+    torch.testing.assert_close(model(x), whole)
+    assert (model.states(x)[..., [4, 6]] == 0).all() and (model.input.bias[[0, 1, 2, 3, 5]] != 0).all()

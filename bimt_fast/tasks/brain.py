@@ -76,16 +76,17 @@ def make_batch(sequences: int) -> tuple[Tensor, Tensor]:
 def positions(neurons: int) -> dict[str, Tensor]:
     """The sheet of a square number of neurons, rings of inputs below it, the ring of outputs above.
 
-    Inputs: fixation at the centre, the two rings of stimuli at radii 0.2 and 0.3, the tasks at 0.45. Outputs: fixation
-    at the centre, directions at 0.3.
+    Inputs: fixation at the centre, the two rings of stimuli at radii 0.05 and 0.08, the tasks at 0.45. Outputs:
+    fixation at the centre, directions at 0.05. So a neuron's place says little about its direction, and much about its
+    tasks; with rings of 0.2, 0.3 and 0.3 instead, neurons that prefer the same direction lie together first.
     """
     side = math.isqrt(neurons)
     centre = torch.tensor([[0.5, 0.5]])
-    rings = [geometry.ring(n, radius) for n, radius in ((RING, 0.2), (RING, 0.3), (len(NAMES), 0.45))]
+    rings = [geometry.ring(n, radius) for n, radius in ((RING, 0.05), (RING, 0.08), (len(NAMES), 0.45))]
     return {
         "in": torch.cat([centre, *rings]),
         "h": geometry.grid((side, side)),
-        "out": torch.cat([centre, geometry.ring(RING, 0.3)]),
+        "out": torch.cat([centre, geometry.ring(RING, 0.05)]),
     }
 
 
