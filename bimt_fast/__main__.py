@@ -95,13 +95,16 @@ def _add_sweep(run: argparse.ArgumentParser) -> None:
     run.set_defaults(run=_sweep_tasks)
     run.add_argument("tasks", nargs="+", choices=TASKS, metavar="TASK", help=f"of {', '.join(TASKS)}")
     run.add_argument("--ablations", nargs="+", choices=ABLATIONS, default=list(ABLATIONS), help="default: all")
-    run.add_argument("--seeds", type=_numbers, default=range(5), help='"0-4" or "0,7,10-12" (default: 0-4)')
+    run.add_argument("--seeds", type=_numbers, help='"0-4" or "0,7,10-12" (default: 0-4, of the brain 0-2)')
     run.add_argument("--strategies", nargs="+", choices=STRATEGIES, help="of relocation (default: each preset's)")
     run.add_argument(
-        "--presets", nargs="+", choices=PRESETS, default=["published"], help=f"default: published; {_PRESETS}"
+        "--presets", nargs="+", choices=PRESETS, help=f"default: published, of the brain sweep; {_PRESETS}"
     )
     run.add_argument(
-        "--lam-scales", nargs="+", type=_scale, default=[1.0], help="multiply the strength of the penalty: a trade-off"
+        "--lam-scales",
+        nargs="+",
+        type=_scale,
+        help="multiply the strength of the penalty: a trade-off (default: 1, of the brain five)",
     )
     run.add_argument("--steps", type=_positive, help="optimizer steps (default: each preset's)")
     run.add_argument("--data", type=Path, metavar="DIR", help="folder of the data, for tasks that read files")
@@ -276,8 +279,11 @@ def _take_settings_from(settings: dict[str, Any], options: argparse.Namespace) -
 
 def _sweep_tasks(options: argparse.Namespace) -> int:
     tasks, results = [TASKS[name] for name in options.tasks], []
+    given = {name: getattr(options, name) for name in ("seeds", "strategies", "presets", "lam_scales")}
+    given = {name: value for name, value in given.items() if value is not None}
+    settings = {task.name: {"seeds": range(5), "presets": ["published"], **task.swept, **given} for task in tasks}
     for task in tasks:
-        for name in options.presets:
+        for name in settings[task.name]["presets"]:
             task.settings(name)  # what an experiment does not have is said before the first runs
     if options.figure is not None:
         with suppress(ImportError):  # of matplotlib: said where nothing can be drawn
@@ -287,13 +293,10 @@ def _sweep_tasks(options: argparse.Namespace) -> int:
             task,
             options.out,
             ablations=options.ablations,
-            seeds=options.seeds,
-            strategies=options.strategies,
-            presets=options.presets,
-            lam_scales=options.lam_scales,
             steps=options.steps,
             folder=options.data,
             progress=True,
+            **settings[task.name],
         )
     rows = _sweep.summary(results)
     (options.out / "sweep.json").write_text(json.dumps(rows, indent=2) + "\n")

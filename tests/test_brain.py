@@ -317,3 +317,16 @@ def test_what_analyse_refuses(tmp_path, capsys):
     assert "preset must be one that brain has" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["analyse", "products", str(tmp_path)])
+
+
+def test_a_sweep_runs_its_own_preset_over_all_strategies(tmp_path, monkeypatch, capsys):
+    presets = TASKS["brain"].more_presets
+    small = replace(presets["sweep"], shape=(53, 16, 17), batch=2, steps=2, swap_every=1)
+    monkeypatch.setitem(presets, "sweep", small)
+    monkeypatch.setattr(brain, "make_data", lambda seed: data())
+    arguments = ["sweep", "brain", "--ablations", "l1", "bimt", "--seeds", "0", "--lam-scales", "1", "2"]
+    assert main([*arguments, "--out", str(tmp_path)]) in (0, 1)
+    found = {str(path.parent.relative_to(tmp_path / "brain")) for path in tmp_path.rglob("result.json")}
+    arms = ["l1-sweep", *(f"bimt-{strategy}-sweep" for strategy in ("greedy", "matching", "tabu"))]
+    assert found == {f"{arm}{scale}/seed0" for arm in arms for scale in ("", "-x2")}
+    assert "bimt tabu sweep x2" in capsys.readouterr().out

@@ -159,7 +159,7 @@ def resize(model: BioRNN, preset: Preset, steps: int = RETRAINED) -> dict[str, d
     """
     if not isinstance(model.wiring.metric, str):
         raise ValueError("a run to resize must have distances by a metric's name, had a table of them")
-    brief = replace(preset, steps=steps, lam=((0.0, preset.lam[-1][1]),))
+    brief = replace(preset, steps=steps, lam=((0.0, preset.lam[-1][1]),), prune_from=None)
     found = {"as trained": {"before": _mean_accuracy(model)}}
     for name, made in resized(model):
         torch.manual_seed(preset.seed)

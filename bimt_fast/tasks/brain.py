@@ -250,6 +250,12 @@ TASK = Task(
     layers=("in", "h", "out"),
     pictures=pictures,
     describe=describe,
+    swept={
+        "presets": ("sweep",),
+        "seeds": range(3),
+        "strategies": ("greedy", "matching", "tabu"),
+        "lam_scales": (0.1, 0.3, 1.0, 2.0, 4.0),
+    },
 )
 
 # Opposite rims are neighbours.
