@@ -238,7 +238,13 @@ TASK = Task(
     more_presets={
         "full": FULL,
         "small": replace(FULL, shape=(INPUTS, 100, OUTPUTS), steps=6000, lam=_WEAK_THEN_STRONG),
-        "sweep": replace(FULL, steps=3000, lam=_WEAK_THEN_STRONG),
+        "sweep": replace(
+            FULL,
+            steps=2000,
+            lr=((0.0, 1e-3), (0.9, 3e-4)),
+            lam=((0.0, 1e-5), (0.02, 1e-4), (0.3, 1e-5)),
+            prune_from=(0.3, 0.85),
+        ),
     },
     make_data=make_data,
     make_model=make_model,
