@@ -281,7 +281,7 @@ def trade_off(
     published: Mapping[str, Sequence[tuple[float, float]]],
     path: Path,
 ) -> None:
-    """Mean error with the counted wire alone, against active neurons and wire, over the published points.
+    """Mean error against active neurons and wire, over the published points.
 
     A line joins the medians of a variant over the strength of the penalty; a dot is a run.
     """
@@ -293,12 +293,12 @@ def trade_off(
         colour = _colours(10)[k % 10]
         for ax, key in zip(axes[0], ("active", "wire"), strict=True):
             ax.plot(
-                [p[key] for p in points], [p["pruned_error"] for p in points],
+                [p[key] for p in points], [p["error"] for p in points],
                 "o-", color=colour, markersize=4, linewidth=1, label=name,
             )  # fmt: skip
             runs = [run for p in points for run in p["seeds"]]
             ax.plot(
-                [run[key] for run in runs], [run["pruned_error"] for run in runs],
+                [run[key] for run in runs], [run["error"] for run in runs],
                 ".", color=colour, alpha=0.4, markersize=3.5, linewidth=0,
             )  # fmt: skip
     for ax, words in zip(axes[0], ("active neurons", "recurrent wire, grid spacings"), strict=True):

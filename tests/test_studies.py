@@ -109,7 +109,7 @@ def test_the_study_command(tmp_path, capsys, monkeypatch):
     assert main(["study", "brain", "trade_off", str(tmp_path / "one"), str(tmp_path / "two"), "--out", str(out)]) == 0
     ((point,),) = json.loads((out / "trade_off.json").read_text()).values()
     result = json.loads((tmp_path / "two" / "result.json").read_text())
-    assert len(point["seeds"]) == 2 and point["seeds"][1]["wire"] == result["structure"]["wire"]
+    assert len(point["seeds"]) == 2 and point["seeds"][1]["large_wire"] == result["structure"]["wire"]
     assert "bimt matching x1, 2 seeds: error 0." in capsys.readouterr().out
     for path in (out / "resize.png", out / "trade_off.png", tmp_path / "one" / "study" / "robustness.png"):
         assert path.read_bytes().startswith(b"\x89PNG")
@@ -147,7 +147,7 @@ def test_runs_are_named_by_what_tells_them_apart(tmp_path):
 
 
 def test_wire_at_an_error():
-    points = [{"wire": wire, "pruned_error": error} for wire, error in ((1000, 0.05), (10, 0.4), (100, 0.1))]
+    points = [{"wire": wire, "error": error} for wire, error in ((1000, 0.05), (10, 0.4), (100, 0.1))]
     assert _studies.wire_at(0.1, points) == pytest.approx(100)
     assert _studies.wire_at(0.2, points) == pytest.approx(10 * 10**0.5)
     assert _studies.wire_at(0.5, points) == 10
@@ -165,6 +165,11 @@ def test_points_are_medians_over_seeds(tmp_path):
     found = _studies.trade_off(list(runs))
     assert [(p["lam_scale"], len(p["seeds"])) for p in found["bimt matching"]] == [(1.0, 3), (2.0, 1)]
     wires = sorted(r["structure"]["wire"] for r in list(runs.values())[:3])
-    assert found["bimt matching"][0]["wire"] == wires[1]
+    assert found["bimt matching"][0]["large_wire"] == wires[1]
+    trained = _analyse.load(next(iter(runs)))[0]
+    slots = geometry.grid((4, 4)).double()
+    connected = (trained.recurrent.weight != 0).double()
+    wire = (torch.cdist(slots, slots, p=1) / 0.25 * connected).sum().item()
+    assert found["bimt matching"][0]["seeds"][0]["wire"] == pytest.approx(wire, rel=1e-5)
     ratios = dict(_studies.rows("trade_off", found))
     assert any(name.startswith("l1: wire at error") for name in ratios)

@@ -215,10 +215,11 @@ def trade_off(runs: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
 
     Returns:
         For each variant and each strength of the penalty one point: medians over the seeds, the strength as "lam_scale"
-        and, as "seeds", the single runs' figures.
+        and, as "seeds", the single runs' figures. "wire" is of all connections that are not zero, as "error" is of the
+        network with all of them; "large_wire" and "pruned_error" are of those above 0.02.
 
     Raises:
-        FileNotFoundError: a folder holds no result.
+        FileNotFoundError: a folder holds no result, or no checkpoint.
         ValueError: a result is of another experiment.
     """
     found: dict[str, dict[float, list[dict[str, float]]]] = {}
@@ -228,7 +229,10 @@ def trade_off(runs: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
             raise ValueError(f"{run} must be a run of {', '.join(brain.BRAINS)}, was of {result['task']!r}")
         preset, structure = Preset(**result["preset"]), result["structure"]
         strategy = "" if preset.swap_every is None else f" {preset.strategy}"
-        point = {key: structure[key] for key in ("error", "pruned_error", "wire", "weighted_wire")}
+        model = brain.on_the_sheet(_analyse.load(run)[0])
+        counted = model.wiring.length(0.0, weighted=False, unit=brain.spacing(model))
+        point = {key: structure[key] for key in ("error", "pruned_error", "weighted_wire")}
+        point |= {"wire": counted.by_connection["recurrent.weight"], "large_wire": structure["wire"]}
         point |= {"active": result["neurons"]["active"], "seconds": result["seconds"]}
         variant = found.setdefault(result["ablation"] + strategy, {})
         variant.setdefault(preset.lam_scale, []).append(point)
@@ -244,7 +248,7 @@ def trade_off(runs: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
 def wire_at(error: float, points: Sequence[Mapping[str, float]]) -> float | None:
     """The least wire at which a curve of points has an error, or one further down: straight in logarithms between
     neighbours. None where the curve does not reach it."""
-    curve = sorted((point["wire"], point["pruned_error"]) for point in points)
+    curve = sorted((point["wire"], point["error"]) for point in points)
     if not curve:
         return None
     (before, above), *later = curve
@@ -333,8 +337,8 @@ def _points(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterable[tuple[
         for p in points:
             yield (
                 f"{name} x{p['lam_scale']:g}, {len(p['seeds'])} seed{'s' * (len(p['seeds']) > 1)}",
-                f"error {p['error']:.4f} ({p['pruned_error']:.4f} without |w| <= {brain.WIRED:g}),"
-                f" {p['active']:g} active, wire {p['wire']:.4g}, weighted {p['weighted_wire']:.4g},"
+                f"error {p['error']:.4f}, wire {p['wire']:.4g} ({p['pruned_error']:.4f}, {p['large_wire']:.4g} without"
+                f" |w| <= {brain.WIRED:g}), weighted {p['weighted_wire']:.4g}, {p['active']:g} active,"
                 f" {p['seconds']:.0f} s",
             )
 
@@ -344,7 +348,7 @@ def _ratios(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterable[tuple[
     ours = {name: points for name, points in found.items() if name.startswith("bimt ")}
     if not ours or "l1" not in found:
         return
-    least = {name: min(p["pruned_error"] for p in points) for name, points in found.items()}
+    least = {name: min(p["error"] for p in points) for name, points in found.items()}
     error = max(least["l1"], min(least[name] for name in ours))
     wires = {name: wire_at(error, points) for name, points in found.items()}
     first = min(ours, key=lambda name: wires[name] or math.inf)
