@@ -312,7 +312,10 @@ def test_what_analyse_refuses(tmp_path, capsys):
     assert main(["train", "products", "--steps", "2", "--out", str(tmp_path)]) in (0, 1)
     capsys.readouterr()
     assert main(["analyse", "brain", str(tmp_path)]) == 1
-    assert "must be a run of brain, brain_torus, brain_disc, brain_saturating, was of 'products'" in capsys.readouterr().err
+    assert (
+        "must be a run of brain, brain_torus, brain_disc, brain_saturating, was of 'products'"
+        in capsys.readouterr().err
+    )
     assert main(["train", "brain", "--preset", "reliable", "--out", str(tmp_path / "new")]) == 1
     assert "preset must be one that brain has" in capsys.readouterr().err
     with pytest.raises(SystemExit):

@@ -353,7 +353,9 @@ def _ratios(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterable[tuple[
     wires = {name: wire_at(error, points) for name, points in found.items()}
     first = min(ours, key=lambda name: wires[name] or math.inf)
     for name, wire in wires.items():
-        said = "not reached" if wire is None else f"{wire:.3g}, {wire / (wires[first] or 1.0):.3g} times that of {first}"
+        said = (
+            "not reached" if wire is None else f"{wire:.3g}, {wire / (wires[first] or 1.0):.3g} times that of {first}"
+        )
         yield f"{name}: wire at error {error:.4f}", said
 
 

@@ -3,7 +3,7 @@
 The structure to find: neurons that serve the same tasks lie together (bimt_fast.analysis measures it). Settings of the
 network and the tasks: Liu, Khona, Fiete, Tegmark 2023 (arXiv 2310.07711); batch, strength and course of the penalty,
 swap interval, number of steps and where inputs sit are ours, since the paper does not say. `brain_torus` and
-`brain_disc` are the same on other surfaces, `brain_saturating` where a long connection costs little more than a short one.
+`brain_disc` are the same on other surfaces; in `brain_saturating` a long connection costs little more than a short one.
 """
 
 import copy
