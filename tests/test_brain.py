@@ -51,7 +51,7 @@ def test_the_network_is_that_of_the_paper():
     for ring, radius in ((inputs[1:17], 0.05), (inputs[17:33], 0.08), (inputs[33:], 0.45), (outputs[1:], 0.05)):
         assert (ring - centre).norm(dim=1).tolist() == pytest.approx([radius] * len(ring), abs=1e-6)
     assert torch.allclose(outputs[1 + 4], torch.tensor([0.5, 0.55]))  # direction 4 of 16 is up
-    assert model.noise == 0.05 and model.alpha == 1 and brain.FULL.clip == 1 and brain.FULL.lr == 1e-3
+    assert model.noise == 0.05 and model.alpha == 1 and brain.FULL.clip == 1 and brain.FULL.lr[0] == (0.0, 1e-3)
 
 
 def test_training_repeats_and_resumes_to_the_same_bits(tmp_path):

@@ -214,22 +214,22 @@ def describe(figures: Mapping) -> Sequence[tuple[str, str]]:
 
 
 # Under a strong penalty the two rings merge, since most tasks treat them alike, and the tasks with a context stay at
-# what the sum of both rings tells; they are learned while the penalty is weak, in steps 7200 to 12,000 of `full`.
+# what the sum of both rings tells: they are learned while the penalty is weak and the network dense. After the pruning
+# the penalty can be strong, and neurons have half of the steps to find their places.
 FULL = Preset(
     shape=(INPUTS, 400, OUTPUTS),
     steps=20_000,
-    lr=1e-3,
-    lam=((0.0, 1e-5), (0.03, 1e-4), (0.3, 2e-5), (0.36, 3e-6), (0.6, 3e-5), (0.77, 5e-5), (0.93, 3e-5)),
+    lr=((0.0, 1e-3), (0.95, 2e-4)),
+    lam=((0.0, 3e-6), (0.3, 3e-5), (0.5, 5e-5), (0.9, 1e-5)),
     bias=BIAS_ALWAYS,
     base_length=0.1,
     distance_scale=1.0,
     swap_every=200,
     strategy="matching",
+    prune_from=(0.5, 0.9),
     batch=32,
     clip=1.0,
 )
-
-_WEAK_THEN_STRONG = ((0.0, 3e-6), (0.6, 3e-5))
 
 TASK = Task(
     name="brain",
@@ -237,7 +237,7 @@ TASK = Task(
     preset=FULL,
     more_presets={
         "full": FULL,
-        "small": replace(FULL, shape=(INPUTS, 100, OUTPUTS), steps=6000, lam=_WEAK_THEN_STRONG),
+        "small": replace(FULL, shape=(INPUTS, 100, OUTPUTS), steps=6000),
         "sweep": replace(
             FULL,
             steps=2000,
