@@ -229,7 +229,7 @@ def test_train_and_analyse_from_the_command_line(tmp_path, capsys, monkeypatch):
     pytest.importorskip("networkx")
     pytest.importorskip("matplotlib")
     run, other = tmp_path / "bimt", tmp_path / "none"
-    small = replace(TASKS["brain"].more_presets["small"], shape=(53, 25, 17))
+    small = replace(TASKS["brain"].more_presets["small"], shape=(53, 25, 17), prune_from=None)  # too short to prune
     monkeypatch.setitem(TASKS["brain"].more_presets, "small", small)
     monkeypatch.setattr(_run, "draw", lambda *arguments: True)
     assert main(["train", "brain", "--preset", "small", "--steps", "3", "--out", str(run)]) == 0
