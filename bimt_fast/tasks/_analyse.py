@@ -22,7 +22,7 @@ from ._run import CHECKPOINT
 from ._task import ACTIVE
 
 RESULT = "analysis.json"
-THRESHOLDS = (0.01, brain.WIRED, ACTIVE, 0.1)
+THRESHOLDS = (0.0, 0.01, brain.WIRED, ACTIVE, 0.1)
 _TRIALS = 500
 _SEQUENCES = 4000  # to judge a network by without its weak connections
 
