@@ -255,18 +255,29 @@ def resized(found: Mapping[str, Mapping[str, float]], path: Path) -> None:
     save(ax, path)
 
 
+def without_seed(run: str) -> str:
+    """The name of a run whose folder is called seed0, seed1, ..., without that folder."""
+    variant, _, number = run.rpartition("/seed")
+    return variant if variant and number.isdigit() else run
+
+
 def compared(found: Mapping[str, Mapping], path: Path) -> None:
-    """z of the modularity figures by run, and mean |w| against distance, a colour a run."""
+    """z of the modularity figures by run, and mean |w| against distance; runs that differ in the seed alone, by the
+    ends of their names, have one colour."""
     _, axes = _grid_of_axes(1, 2, (8.5, 3.2), width_ratios=[1, 1.5])
     bars, curves = axes[0]
     figures = list(next(iter(found.values()))["modularity"])
     width = 0.8 / len(found)
-    for k, (name, of_run) in enumerate(found.items()):
-        colour = _colours(10)[k % 10]
+    variants = list(dict.fromkeys(map(without_seed, found)))
+    for k, (name, of_run) in enumerate(sorted(found.items(), key=lambda run: variants.index(without_seed(run[0])))):
+        variant = without_seed(name)
+        colour = _colours(10)[variants.index(variant) % 10]
         at = np.arange(len(figures)) + (k - (len(found) - 1) / 2) * width
         bars.bar(at, [of_run["modularity"][figure]["z"] for figure in figures], 0.9 * width, color=[colour])
         x, y = np.array(of_run["distance"]), np.array(of_run["strength"])
-        curves.plot(x[y > 0], y[y > 0], "o-", color=colour, markersize=2.5, linewidth=1, label=name)
+        curves.plot(x[y > 0], y[y > 0], "o-", color=colour, markersize=2.5, linewidth=1)
+    for k, variant in enumerate(variants):
+        curves.plot([], [], "o-", color=_colours(10)[k % 10], markersize=2.5, linewidth=1, label=variant)
     _plain(bars).axhline(0, color=_THEIRS, linewidth=0.8)
     bars.axhspan(-1.96, 1.96, color="0.9", zorder=0)  # where 95 % of the null lies
     bars.set_xticks(range(len(figures)), [figure.replace(", ", ",\n") for figure in figures], fontsize=8)

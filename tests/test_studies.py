@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from bimt_fast import _brain_figures as figures
 from bimt_fast import geometry
 from bimt_fast.__main__ import main
 from bimt_fast.tasks import _analyse, _run, _studies, brain
@@ -144,6 +145,21 @@ def test_runs_are_named_by_what_tells_them_apart(tmp_path):
     runs = [tmp_path / "a" / "seed0", tmp_path / "b" / "seed0", tmp_path / "a" / "seed0"]
     assert list(_studies.named(runs)) == ["a/seed0", "b/seed0"]
     assert list(_studies.named(runs[:1])) == ["seed0"]
+
+
+def test_seeds_of_a_variant_belong_together():
+    assert figures.without_seed("a/seed12") == "a" and figures.without_seed("seed1") == "seed1"
+    assert figures.without_seed("a/seedling") == "a/seedling"
+
+    def run(z):
+        figure = {name: {"z": z} for name in _studies.MODULARITY}
+        numbers = dict.fromkeys(("error", "active", "clusters", "wire", "far"), 0.25)
+        return {**numbers, "modularity": figure, "agreement": {"adjusted_rand": 0.1}, "distance": [0.0, 1.0]}
+
+    found = {"a/seed0": run(-1.0), "b/seed0": run(9.0), "a/seed1": run(-4.0), "a/seed2": run(-2.0)}
+    rows = dict(_studies.rows("compare", found))
+    assert list(rows) == [*found, "a, median of 3 seeds"]
+    assert "isolated, 4 neighbours z = -2.00" in rows["a, median of 3 seeds"]
 
 
 def test_wire_at_an_error():

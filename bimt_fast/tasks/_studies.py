@@ -312,16 +312,7 @@ def rows(what: str, found: Mapping[str, Any]) -> list[tuple[str, str]]:
     if what == "trade_off":
         return [*_points(found), *_ratios(found)]
     if what == "compare":
-        return [
-            (
-                name,
-                f"error {f['error']:.4f}, {f['active']} active, {f['clusters']} clusters, "
-                + ", ".join(f"{figure} z = {f['modularity'][figure]['z']:.2f}" for figure in MODULARITY)
-                + f", modules of the wiring ARI {f['agreement']['adjusted_rand']:.2f}, wire {f['wire']:.3g},"
-                f" {100 * f['far']:.1f} % of |w| beyond half the side",
-            )
-            for name, f in found.items()
-        ]
+        return [*((name, _side_by_side(f)) for name, f in found.items()), *_over_seeds(found)]
     return [
         row
         for name, f in found.items()
@@ -330,6 +321,32 @@ def rows(what: str, found: Mapping[str, Any]) -> list[tuple[str, str]]:
             (f"{name}: share removed", _pairs(f["removal"])),
         )
     ]
+
+
+def _side_by_side(f: Mapping[str, Any]) -> str:
+    z = ", ".join(f"{figure} z = {f['modularity'][figure]['z']:.2f}" for figure in MODULARITY)
+    return (
+        f"error {f['error']:.4f}, {f['active']:g} active, {f['clusters']:g} clusters, {z}, modules of the wiring ARI"
+        f" {f['agreement']['adjusted_rand']:.2f}, wire {f['wire']:.3g},"
+        f" {100 * f['far']:.1f} % of |w| beyond half the side"
+    )
+
+
+def _over_seeds(found: Mapping[str, Mapping[str, Any]]) -> Iterable[tuple[str, str]]:
+    """Medians of runs that differ in the seed alone."""
+    variants: dict[str, list[Mapping[str, Any]]] = {}
+    for name, f in found.items():
+        variants.setdefault(figures.without_seed(name), []).append(f)
+    for name, runs in variants.items():
+        if len(runs) > 1:
+            yield f"{name}, median of {len(runs)} seeds", _side_by_side(_median(runs))
+
+
+def _median(runs: Sequence[Any]) -> Any:
+    """Of numbers, or of each of them where they lie in mappings alike."""
+    if isinstance(runs[0], Mapping):
+        return {key: _median([run[key] for run in runs]) for key in runs[0]}
+    return median(runs) if isinstance(runs[0], int | float) else None
 
 
 def _points(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterable[tuple[str, str]]:
