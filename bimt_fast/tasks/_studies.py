@@ -152,14 +152,15 @@ def resized(model: BioRNN) -> Iterable[tuple[str, BioRNN]]:
 
 
 def resize(model: BioRNN, preset: Preset, steps: int = RETRAINED) -> dict[str, dict[str, float]]:
-    """Mean accuracy by variant: of the sheet made coarser or finer, and after a brief training with the last lam.
+    """Mean accuracy by variant: of the sheet made coarser or finer, and after a brief training with the last lam, in
+    which neurons stay where they are.
 
     Raises:
         ValueError: distances of the network come from a table, which holds none of another sheet.
     """
     if not isinstance(model.wiring.metric, str):
         raise ValueError("a run to resize must have distances by a metric's name, had a table of them")
-    brief = replace(preset, steps=steps, lam=((0.0, preset.lam[-1][1]),), prune_from=None)
+    brief = replace(preset, steps=steps, lam=((0.0, preset.lam[-1][1]),), prune_from=None, swap_every=None)
     found = {"as trained": {"before": _mean_accuracy(model)}}
     for name, made in resized(model):
         torch.manual_seed(preset.seed)
