@@ -57,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_analyse(
         commands.add_parser("analyse", help="what the neurons of a trained brain do, and how modular they lie")
     )
-    _add_study(commands.add_parser("study", help="what trained brains bear, and what is left of one on another sheet"))
+    _add_study(
+        commands.add_parser("study", help="trained brains: damage, other sheets, side by side, error against wire")
+    )
     return parser
 
 
@@ -96,7 +98,9 @@ def _add_sweep(run: argparse.ArgumentParser) -> None:
     run.add_argument("tasks", nargs="+", choices=TASKS, metavar="TASK", help=f"of {', '.join(TASKS)}")
     run.add_argument("--ablations", nargs="+", choices=ABLATIONS, default=list(ABLATIONS), help="default: all")
     run.add_argument("--seeds", type=_numbers, help='"0-4" or "0,7,10-12" (default: 0-4, of the brain 0-2)')
-    run.add_argument("--strategies", nargs="+", choices=STRATEGIES, help="of relocation (default: each preset's)")
+    run.add_argument(
+        "--strategies", nargs="+", choices=STRATEGIES, help="of relocation (default: each preset's, of the brain three)"
+    )
     run.add_argument(
         "--presets", nargs="+", choices=PRESETS, help=f"default: published, of the brain sweep; {_PRESETS}"
     )

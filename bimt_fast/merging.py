@@ -75,7 +75,11 @@ def merges(model: nn.Module, x: Tensor, objective: Callable[[], float]) -> list[
 
 
 def mergeable(model: nn.Module) -> bool:
-    """Whether the model has the layers, activation, embedding and hidden() of a bimt_fast.nn.BioMLP."""
+    """Whether check_model takes the model."""
+    return _like_a_mlp(model) and all(layer.bias is not None for layer in model.layers)
+
+
+def _like_a_mlp(model: nn.Module) -> bool:
     return all(hasattr(model, name) for name in ("layers", "activation", "embedding", "hidden"))
 
 
@@ -86,9 +90,9 @@ def check_model(model: nn.Module) -> None:
         TypeError: it is no bimt_fast.nn.BioMLP, or a model that has its layers, activation, embedding and hidden().
         ValueError: it has no biases.
     """
-    if not mergeable(model):
+    if not _like_a_mlp(model):
         raise TypeError(f"model must be a bimt_fast.nn.BioMLP for neurons to be merged, was {type(model).__name__}")
-    if any(layer.bias is None for layer in model.layers):
+    if not mergeable(model):
         raise ValueError("model must have biases for neurons to be merged, had none")
 
 

@@ -277,7 +277,7 @@ class BioRNN(_CarriesWiring, nn.Module):
 
     @torch.no_grad()
     def silence_unheard_(self) -> None:
-        """Zeroes what neurons hear that the output does not hear, and their biases: outputs stay as they are."""
+        """Zeroes the incoming connections and biases of neurons that the output does not hear; outputs stay."""
         silent = torch.ones(len(self.input.bias), dtype=torch.bool, device=self.input.bias.device)
         silent[self._heard()] = False
         for tensor in (self.input.weight, self.input.bias, self.recurrent.weight):

@@ -47,8 +47,9 @@ class Preset:
         lam_scale: multiplies lam throughout; a trade-off between loss and wiring runs through several of them.
         merge: between which fractions of the steps merges of neurons are tried, see bimt_fast.merging; None: nowhere.
         merge_every: steps after which a merge on trial is judged.
-        prune_from: fraction of the steps from which connections of |w| <= 0.05 are zero and stay zero, and neurons of
-            this library's models that then carry nothing have none; several: again at each. None: never.
+        prune_from: fraction of the steps from which connections of |w| <= 0.05 are zero and stay zero, but for the
+            largest of each tensor; several: again at each. In a bimt_fast.nn.BioMLP neurons that then carry nothing
+            lose all connections, in a BioRNN those that the output does not hear. None: never.
         name: of the settings: published, or what was made of them.
         clip: largest norm of the task's gradient, which is scaled down to it; None: no limit.
     """
@@ -200,7 +201,7 @@ def train(
         model: changed in place.
         wiring: of the model.
         loss: gives the differentiable task loss, a 0-d tensor. What it draws must come from torch's global generator,
-            whose state is in the checkpoint.
+            whose state is in the checkpoint, or from that of the parameters' CUDA device.
         preset: its shape and seed are the caller's business, all else is used here.
         progress: shows a bar (tqdm, if installed).
         every: steps between rows of the history.
@@ -225,18 +226,18 @@ def train(
     if preset.merge is not None and inputs is None:
         raise ValueError("inputs must be given where the preset merges neurons, were None")
     run = _Run(model, wiring, loss, preset, History(every), inputs, recorder, figures)
-    if resume:
-        run.load(checkpoint.load())
-    elif recorder is not None:
-        recorder.start(wiring)
-    with _threads_for(model), _progress_bar(preset.steps, run.step, progress) as bar:
-        try:
+    try:
+        if resume:
+            run.load(checkpoint.load())
+        elif recorder is not None:
+            recorder.start(wiring)
+        with _threads_for(model), _progress_bar(preset.steps, run.step, progress) as bar:
             if checkpoint is None:
                 run.go(bar)
             else:
                 _go_and_save(run, bar, checkpoint)
-        finally:
-            run.skip_unheard(False)
+    finally:
+        run.skip_unheard(False)
     return run.history
 
 
@@ -256,6 +257,7 @@ class _Run:
     ) -> None:
         self.model, self.wiring, self.loss, self.preset, self.history = model, wiring, loss, preset, history
         self.recorder = recorder
+        self.device = next(model.parameters()).device
         self.figures = figures or dict
         scale = {"distance_scale": preset.penalty_scale, "proximal": preset.proximal}
         self.optimizer = AdamW(wiring, model.parameters(), **scale)
@@ -359,6 +361,7 @@ class _Run:
             "wiring": {"permutations": self.wiring.permutations()},
             "optimizer": self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
+            **({"random_cuda": torch.cuda.get_rng_state(self.device)} if self.device.type == "cuda" else {}),
             "history": asdict(self.history),
             **({} if self.search is None else {"search": self.search.state_dict()}),
             **({} if self.recorder is None else {"slots": self.recorder.slots}),
@@ -369,6 +372,8 @@ class _Run:
         self.wiring.load_permutations(state["wiring"]["permutations"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"])
+        if "random_cuda" in state:
+            torch.cuda.set_rng_state(state["random_cuda"], self.device)
         self.history = History(**state["history"])
         self.step = state["step"]
         self.skip_unheard(self.step > self.zeros_stay_from)

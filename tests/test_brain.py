@@ -1,5 +1,6 @@
 """The brain: its training run, and what `analyse` makes of it."""
 
+import importlib.util
 import json
 import math
 import signal
@@ -77,7 +78,15 @@ def test_training_repeats_and_resumes_to_the_same_bits(tmp_path):
 
 def test_pruned_weights_stay_zero_and_what_is_not_heard_is_skipped(tmp_path):
     task, preset = tiny(prune_from=0.5)
-    seen = []
+    make = task.make_model
+
+    def make_model(settings):
+        model = make(settings)
+        with torch.no_grad():
+            model.readout.weight[:, 10:] = 0  # and nothing but they themselves hears these
+        return model
+
+    task, seen = replace(task, make_model=make_model), []
 
     def loss(prediction, target):
         if len(seen) == 6:
@@ -93,6 +102,9 @@ def test_pruned_weights_stay_zero_and_what_is_not_heard_is_skipped(tmp_path):
     for name, p in whole.named_parameters():
         assert torch.equal(p, resumed.get_parameter(name)), name
     assert not whole.only_heard and (whole.recurrent.weight == 0).double().mean() > 0.8
+    heard = whole._heard()
+    silent = [k for k in range(16) if k not in heard.tolist()]
+    assert 4 <= len(silent) < 16 and (whole.input.weight[silent] == 0).all() and (whole.input.bias[silent] == 0).all()
     pruned = replace(preset, steps=5, prune_from=0.8)
     torch.manual_seed(0)
     model = task.make_model(pruned)
@@ -105,7 +117,7 @@ def test_pruned_weights_stay_zero_and_what_is_not_heard_is_skipped(tmp_path):
     train(model, model.wiring, ask, pruned)
     assert [skipped for skipped, _ in asked] == [False, False, False, False, True]
     asked.clear()
-    model = task.make_model(replace(preset, lr=0.2))
+    model = task.make_model(preset)
     nn.init.normal_(model.recurrent.weight, std=0.1)
     train(model, model.wiring, ask, replace(preset, steps=6, prune_from=(0.3, 0.8), lr=((0.0, 1e-3), (0.5, 0.05))))
     left = [count for _, count in asked]
@@ -253,14 +265,14 @@ def test_train_and_analyse_from_the_command_line(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize("name", brain.BRAINS)
 def test_every_surface_trains_and_relocates(name, tmp_path):
-    """By the metric that it has: cost and swaps against a plain loop, training, and the analysis of it."""
+    """By the metric that it has: cost and swaps against a plain loop, training with frames, and what is drawn of it."""
     _, preset = tiny()
     preset = replace(preset, distance_scale=TASKS[name].preset.distance_scale)
     torch.manual_seed(3)
     model = TASKS[name].make_model(preset)
     nn.init.normal_(model.recurrent.weight, std=0.3)
-    wiring, slots = model.wiring, brain.on_the_sheet(model).wiring.slots("h").double()
-    places = brain.on_the_sheet(model).wiring
+    wiring, places = model.wiring, brain.on_the_sheet(model).wiring
+    slots = places.slots("h").double()
     x = torch.rand(4, 2, 53)
     before = model.eval()(x)
     report = wiring.relocate("matching", optimizer=torch.optim.SGD(model.parameters()))
@@ -278,11 +290,17 @@ def test_every_surface_trains_and_relocates(name, tmp_path):
     if name != "brain_saturating":
         assert brain.spacing(model) == pytest.approx(min(apart), rel=1e-4)
     task = replace(TASKS[name], make_data=lambda seed: data())
-    result, trained = _run.run(task, preset, tmp_path)
+    result, trained = _run.run(task, preset, tmp_path, animate=4)
     assert result["relocation"]["swaps"] > 0
+    if has_matplotlib():
+        assert _run.draw(task, trained, result, tmp_path) and (tmp_path / "animation.gif").exists()
     again, settings = _analyse.load(tmp_path)
     assert settings["task"] == name and torch.equal(again.recurrent.weight, trained.recurrent.weight)
     assert torch.equal(again.wiring.slots("h"), trained.wiring.slots("h")) and _same(again.wiring.metric, wiring.metric)
+
+
+def has_matplotlib():
+    return importlib.util.find_spec("matplotlib") is not None
 
 
 def _same(metric, other):

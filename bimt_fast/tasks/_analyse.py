@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -70,6 +71,17 @@ def one_trial_each(model: BioRNN, seed: int = 5) -> dict[str, tuple[Tensor, Tens
     return shown
 
 
+def named(runs: Sequence[Path]) -> dict[str, Path]:
+    """The runs by the last parts of their paths, as many as tell them apart, and more than that they are seed0."""
+    runs = list(dict.fromkeys(run.resolve() for run in runs))
+    first = 2 if any(re.fullmatch(r"seed\d+", run.name) for run in runs) else 1
+    for count in range(first, max((len(run.parts) for run in runs), default=0)):
+        names = ["/".join(run.parts[-count:]) for run in runs]
+        if len(set(names)) == len(runs):
+            return dict(zip(names, runs, strict=True))
+    return {str(run): run for run in runs}
+
+
 @dataclass(frozen=True)
 class Analysis:
     """What a network's neurons do and where they lie.
@@ -133,7 +145,7 @@ def analyse(run: Path, against: Sequence[Path] = (), *, permutations: int = 10_0
         importance=analysis.importance(connections),
     )
     found.summary.update(_summary(found), permutations=permutations)
-    found.summary["against"] = {path.name: _beside(found.summary["wire"], path) for path in against}
+    found.summary["against"] = {name: _beside(found.summary["wire"], path) for name, path in named(against).items()}
     return found
 
 

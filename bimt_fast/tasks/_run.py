@@ -223,6 +223,7 @@ def draw(
 
 
 def _draw_pictures(task, model, result, out: Path, folder: Path | None, kind: str) -> Iterator[Path]:
+    model = model if task.drawn is None else task.drawn(model)
     if task.pictures is None:
         drawn = {"network": plot.network(model.wiring, labels=task.labels, groups=task.layers).figure}
     else:

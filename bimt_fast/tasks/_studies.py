@@ -18,7 +18,8 @@ from .. import _brain_figures as figures
 from .. import analysis, geometry
 from ..nn import BioRNN
 from ..train import Preset, train
-from . import _analyse, _cognitive, _run, brain
+from . import _analyse, _cognitive, _run, _sweep, brain
+from ._analyse import named
 from ._cognitive import NAMES, RINGS, RULE
 
 DEVIATIONS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
@@ -135,7 +136,9 @@ def resized(model: BioRNN) -> Iterable[tuple[str, BioRNN]]:
     slots = model.wiring.slots("h")
     side = math.isqrt(len(slots))
     half, twice = side // 2, 2 * side
-    coarse, fine = geometry.grid((half, half)), geometry.grid((twice, twice))
+    cell = (slots.amax(0) - slots.amin(0)) / (side - 1)
+    corner = slots.amin(0) - cell / 2
+    coarse, fine = (geometry.grid((n, n)).to(slots) * side * cell + corner for n in (half, twice))
     by_position = labels_by_position(side, 2)
     by_activity = labels_by_activity(activity(model), half * half)
     by_activity = places_for(by_activity, slots, coarse)[by_activity]
@@ -170,32 +173,25 @@ def resize(model: BioRNN, preset: Preset, steps: int = RETRAINED) -> dict[str, d
     return found
 
 
-def named(runs: Sequence[Path]) -> dict[str, Path]:
-    """The runs by the last parts of their paths, as many of them as tell the runs apart."""
-    runs = list(dict.fromkeys(run.resolve() for run in runs))
-    for count in range(1, max(len(run.parts) for run in runs)):
-        names = ["/".join(run.parts[-count:]) for run in runs]
-        if len(set(names)) == len(runs):
-            break
-    return dict(zip(names, runs, strict=True))
-
-
 def compare(runs: Sequence[Path], permutations: int = 10_000) -> dict[str, dict[str, Any]]:
     """How modular networks lie and how their weights fall with distance, by the runs' names.
 
     Returns:
-        error, active, clusters: of the network.
+        error, clusters: of the network; active: neurons with task variance.
         modularity: value, null and z of the two published figures.
         agreement: of modules of the wiring with the clusters, as bimt_fast.analysis.agreement.
-        wire: in grid spacings, connections above 0.02.
+        wire: in grid spacings, of all connections that are not zero.
         distance, strength: mean |w| by distance on the sheet, as bimt_fast.analysis.strength_by_distance.
-        far: the share of the recurrent |w| that is longer than half the side of the sheet.
+        far: the share of the recurrent |w| between neurons that lie more than half the side of the sheet apart, rows
+            and columns together.
+
+    Raises:
+        FileNotFoundError, ValueError, ImportError: as bimt_fast.tasks._analyse.analyse.
     """
     found = {}
     for name, run in named(runs).items():
         of_run = _analyse.analyse(run, permutations=permutations)
-        at, strength, count = of_run.profile
-        size = strength * count
+        at, strength, _ = of_run.profile
         summary = of_run.summary
         found[name] = {
             "error": summary["error"],
@@ -203,12 +199,20 @@ def compare(runs: Sequence[Path], permutations: int = 10_000) -> dict[str, dict[
             "clusters": summary["clusters"]["count"],
             "modularity": {name: summary["modularity"][name] for name in MODULARITY},
             "agreement": {key: summary["modules"][key] for key in ("adjusted_rand", "nmi")},
-            "wire": summary["wire"]["above"][f"{brain.WIRED:g}"]["wire"],
+            "wire": summary["wire"]["above"]["0"]["wire"],
             "distance": at.tolist(),
             "strength": strength.tolist(),
-            "far": (size[at > 0.5].sum() / size.sum()).item(),
+            "far": _far(of_run.model.recurrent.weight.detach().abs().double()),
         }
     return found
+
+
+def _far(size: Tensor) -> float:
+    side = math.isqrt(len(size))
+    cell = torch.arange(side * side)
+    row, column = cell // side, cell % side
+    apart = (row[:, None] - row).abs() + (column[:, None] - column).abs()
+    return (size[2 * apart > side].sum() / size.sum().clamp(min=1e-300)).item()
 
 
 def trade_off(runs: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
@@ -217,26 +221,35 @@ def trade_off(runs: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
     Returns:
         For each variant and each strength of the penalty one point: medians over the seeds, the strength as "lam_scale"
         and, as "seeds", the single runs' figures. "wire" is of all connections that are not zero, as "error" is of the
-        network with all of them; "large_wire" and "pruned_error" are of those above 0.02.
+        network with all of them; "large_wire" and "pruned_error" are of those above 0.02. "active" neurons have a
+        connection above 0.05 on both sides. Variants carry the names of experiment and preset where runs of several
+        are given.
 
     Raises:
         FileNotFoundError: a folder holds no result, or no checkpoint.
-        ValueError: a result is of another experiment.
+        ValueError: a result is of another experiment, or runs of one point differ in more than the seed.
     """
+    results = {}
+    for run in dict.fromkeys(run.resolve() for run in runs):
+        results[run] = json.loads((run / _run.RESULT).read_text())
+        if results[run]["task"] not in brain.BRAINS:
+            raise ValueError(f"{run} must be a run of {', '.join(brain.BRAINS)}, was of {results[run]['task']!r}")
+    several = len({(result["task"], result["preset"]["name"]) for result in results.values()}) > 1
     found: dict[str, dict[float, list[dict[str, float]]]] = {}
-    for run in runs:
-        result = json.loads((run / _run.RESULT).read_text())
-        if result["task"] not in brain.BRAINS:
-            raise ValueError(f"{run} must be a run of {', '.join(brain.BRAINS)}, was of {result['task']!r}")
+    settings: dict[tuple[str, float], dict[str, Any]] = {}
+    for run, result in results.items():
         preset, structure = Preset(**result["preset"]), result["structure"]
-        strategy = "" if preset.swap_every is None else f" {preset.strategy}"
+        variant = _sweep.method_name(result["ablation"], replace(preset, name="published"))
+        variant += f" ({result['task']}, {preset.name})" if several else ""
+        same = settings.setdefault((variant, preset.lam_scale), result["preset"])
+        if {**same, "seed": None} != {**result["preset"], "seed": None}:
+            raise ValueError(f"runs of {variant} must differ in the seed alone, {run} differs in more")
         model = brain.on_the_sheet(_analyse.load(run)[0])
         counted = model.wiring.length(0.0, weighted=False, unit=brain.spacing(model))
         point = {key: structure[key] for key in ("error", "pruned_error", "weighted_wire")}
         point |= {"wire": counted.by_connection["recurrent.weight"], "large_wire": structure["wire"]}
         point |= {"active": result["neurons"]["active"], "seconds": result["seconds"]}
-        variant = found.setdefault(result["ablation"] + strategy, {})
-        variant.setdefault(preset.lam_scale, []).append(point)
+        found.setdefault(variant, {}).setdefault(preset.lam_scale, []).append(point)
     return {
         variant: [
             {key: median(run[key] for run in seeds) for key in seeds[0]} | {"lam_scale": scale, "seeds": seeds}
@@ -247,18 +260,17 @@ def trade_off(runs: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
 
 
 def wire_at(error: float, points: Sequence[Mapping[str, float]]) -> float | None:
-    """The least wire at which a curve of points has an error, or one further down: straight in logarithms between
-    neighbours. None where the curve does not reach it."""
-    curve = sorted((point["wire"], point["error"]) for point in points)
-    if not curve:
-        return None
-    (before, above), *later = curve
-    if above <= error:
-        return before
-    for wire, below in later:
+    """The least wire at which a curve of points has at most an error: straight in logarithms between neighbours.
+
+    None where the curve does not reach it. Points without any wire do not count.
+    """
+    curve = sorted((point["wire"], point["error"]) for point in points if point["wire"] > 0)
+    before = above = None
+    for wire, below in curve:
         if below <= error:
-            part = math.log(above / error) / math.log(above / max(below, 1e-12))
-            return before * (wire / before) ** part
+            if before is None or below <= 0:
+                return wire
+            return before * (wire / before) ** (math.log(above / error) / math.log(above / below))
         before, above = wire, below
     return None
 
@@ -273,8 +285,9 @@ def study(what: str, runs: Sequence[Path], out: Path, steps: int = RETRAINED) ->
         steps: of the training behind a resize.
 
     Raises:
-        FileNotFoundError, ValueError: as bimt_fast.tasks._analyse.load.
-        ImportError: SciPy is missing.
+        FileNotFoundError: a folder holds no run.
+        ValueError: as resize, compare, trade_off; a run is of another experiment.
+        ImportError: SciPy or networkx is missing.
     """
     found: Mapping[str, Any]
     draw: Callable
@@ -290,9 +303,9 @@ def study(what: str, runs: Sequence[Path], out: Path, steps: int = RETRAINED) ->
         model, settings = _analyse.load(runs[0])
         found, draw = resize(model, Preset(**settings["preset"]), steps), figures.resized
     out.mkdir(parents=True, exist_ok=True)
+    (out / f"{what}.json").write_text(json.dumps(found, indent=2) + "\n")
     for name, value in rows(what, found):
         print(f"{name}: {value}")
-    (out / f"{what}.json").write_text(json.dumps(found, indent=2) + "\n")
     print(f"written: {out / what}.json")
     try:
         draw(found, path=out / f"{what}.png")
@@ -362,19 +375,23 @@ def _points(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterable[tuple[
 
 
 def _ratios(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterable[tuple[str, str]]:
-    """The wire of each variant at the smallest error that L1 and a variant of BIMT both reach."""
-    ours = {name: points for name, points in found.items() if name.startswith("bimt ")}
+    """The wire of each variant at the smallest error that L1 and a variant of BIMT both reach; where there is one point
+    only, as without a penalty, at its own error."""
+    ours = [name for name in found if name.startswith("bimt ")]
     if not ours or "l1" not in found:
         return
     least = {name: min(p["error"] for p in points) for name, points in found.items()}
     error = max(least["l1"], min(least[name] for name in ours))
-    wires = {name: wire_at(error, points) for name, points in found.items()}
-    first = min(ours, key=lambda name: wires[name] or math.inf)
-    for name, wire in wires.items():
-        said = (
-            "not reached" if wire is None else f"{wire:.3g}, {wire / (wires[first] or 1.0):.3g} times that of {first}"
-        )
-        yield f"{name}: wire at error {error:.4f}", said
+    reached = {name: wire_at(error, found[name]) for name in ours}
+    reached = {name: wire for name, wire in reached.items() if wire is not None}
+    if not reached:
+        return
+    first = min(reached, key=reached.get)
+    for name, points in found.items():
+        alone = len(points) == 1
+        wire, at = (points[0]["wire"], points[0]["error"]) if alone else (wire_at(error, points), error)
+        said = "not reached" if wire is None else f"{wire:.3g}, {wire / reached[first]:.3g} times that of {first}"
+        yield f"{name}: wire at error {at:.4f}", said
 
 
 def _pairs(points: Iterable[Sequence]) -> str:

@@ -65,6 +65,7 @@ class Task:
             known, and no such preset.
         merges: whether bimt_fast.train.reliable suits the network and its training.
         pictures: (model, data) -> matplotlib figures by file name, "network" among them; None: the network alone.
+        drawn: model -> the model as its pictures show it; None: as it is.
         swept: what a sweep varies where nothing else is said, as keywords of bimt_fast.tasks._sweep.sweep.
     """
 
@@ -87,6 +88,7 @@ class Task:
     proximal_scale: float | None = None
     merges: bool = False
     pictures: Callable[[nn.Module, Data], "Mapping[str, Figure]"] | None = None
+    drawn: Callable[[nn.Module], nn.Module] | None = None
     swept: Mapping[str, Sequence] = field(default_factory=dict)
 
     @property
