@@ -290,6 +290,7 @@ def compared(found: Mapping[str, Mapping], path: Path) -> None:
 def trade_off(
     found: Mapping[str, Sequence[Mapping]],
     published: Mapping[str, Sequence[tuple[float, float]]],
+    published_active: tuple[float, float],
     path: Path,
 ) -> None:
     """Mean error against active neurons and wire, over the published points.
@@ -300,6 +301,7 @@ def trade_off(
     for (name, points), marker in zip(published.items(), "osD", strict=False):
         error, wire = zip(*points, strict=True)
         axes[0, 1].plot(wire, error, f"{marker}-", color="0.7", markersize=4, linewidth=0.8, label=f"{name}, published")
+    axes[0, 0].plot(*published_active, "o", color="0.7", markersize=4)  # of BIMT, as the first on the right
     for k, (name, points) in enumerate(found.items()):
         colour = _colours(10)[k % 10]
         for ax, key in zip(axes[0], ("active", "wire"), strict=True):

@@ -293,7 +293,8 @@ def study(what: str, runs: Sequence[Path], out: Path, steps: int = RETRAINED) ->
     draw: Callable
     if what == "trade_off":
         found = trade_off(runs)
-        draw = partial(figures.trade_off, published=brain.PUBLISHED_TRADE_OFF)
+        published = {"published": brain.PUBLISHED_TRADE_OFF, "published_active": brain.PUBLISHED_ACTIVE}
+        draw = partial(figures.trade_off, **published)
     elif what == "compare":
         found, draw = compare(runs), figures.compared
     elif what == "robustness":
