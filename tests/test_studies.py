@@ -219,6 +219,6 @@ def test_points_are_medians_over_seeds(tmp_path):
     sweep = tmp_path / "sweep"
     _run.run(*small(name="sweep"), sweep)
     assert set(_studies.trade_off([other, sweep])) == {
-        "bimt matching (brain, published)",
-        "bimt matching (brain, sweep)",
+        "bimt matching, full",
+        "bimt matching, sweep",
     }

@@ -222,8 +222,8 @@ def trade_off(runs: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
         For each variant and each strength of the penalty one point: medians over the seeds, the strength as "lam_scale"
         and, as "seeds", the single runs' figures. "wire" is of all connections that are not zero, as "error" is of the
         network with all of them; "large_wire" and "pruned_error" are of those above 0.02. "active" neurons have a
-        connection above 0.05 on both sides. Variants carry the names of experiment and preset where runs of several
-        are given.
+        connection above 0.05 on both sides. Variants carry the name of the experiment, or of the preset, where
+        runs of several are given.
 
     Raises:
         FileNotFoundError: a folder holds no result, or no checkpoint.
@@ -234,13 +234,14 @@ def trade_off(runs: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
         results[run] = json.loads((run / _run.RESULT).read_text())
         if results[run]["task"] not in brain.BRAINS:
             raise ValueError(f"{run} must be a run of {', '.join(brain.BRAINS)}, was of {results[run]['task']!r}")
-    several = len({(result["task"], result["preset"]["name"]) for result in results.values()}) > 1
+    kinds = [(result["task"], result["preset"]["name"]) for result in results.values()]
+    differing = [k for k, values in enumerate(zip(*kinds, strict=True)) if len(set(values)) > 1]
     found: dict[str, dict[float, list[dict[str, float]]]] = {}
     settings: dict[tuple[str, float], dict[str, Any]] = {}
     for run, result in results.items():
         preset, structure = Preset(**result["preset"]), result["structure"]
         variant = _sweep.method_name(result["ablation"], replace(preset, name="published"))
-        variant += f" ({result['task']}, {preset.name})" if several else ""
+        variant += "".join(f", {(result['task'], preset.name)[k]}" for k in differing)
         same = settings.setdefault((variant, preset.lam_scale), result["preset"])
         if {**same, "seed": None} != {**result["preset"], "seed": None}:
             raise ValueError(f"runs of {variant} must differ in the seed alone, {run} differs in more")

@@ -222,6 +222,7 @@ FULL = Preset(
     swap_every=200,
     strategy="matching",
     prune_from=(0.5, 0.9),
+    name="full",
     batch=32,
     clip=1.0,
 )
