@@ -303,7 +303,7 @@ def trade_off(
         axes[0, 1].plot(wire, error, f"{marker}-", color="0.7", markersize=4, linewidth=0.8, label=f"{name}, published")
     axes[0, 0].plot(*published_active, "o", color="0.7", markersize=4)  # of BIMT, as the first on the right
     for k, (name, points) in enumerate(found.items()):
-        colour = _colours(10)[k % 10]
+        colour = _colours(len(found))[k]
         for ax, key in zip(axes[0], ("active", "wire"), strict=True):
             ax.plot(
                 [p[key] for p in points], [p["error"] for p in points],
