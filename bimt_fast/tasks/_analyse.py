@@ -72,7 +72,7 @@ def one_trial_each(model: BioRNN, seed: int = 5) -> dict[str, tuple[Tensor, Tens
 
 
 def named(runs: Sequence[Path]) -> dict[str, Path]:
-    """The runs by the last parts of their paths: as many as tell them apart, and two where the last is seed0 or alike."""
+    """The runs by the last parts of their paths: as many as tell them apart, at least two where one is a seed0."""
     runs = list(dict.fromkeys(run.resolve() for run in runs))
     first = 2 if any(re.fullmatch(r"seed\d+", run.name) for run in runs) else 1
     for count in range(first, max((len(run.parts) for run in runs), default=0)):
