@@ -74,8 +74,8 @@ def positions(neurons: int) -> dict[str, Tensor]:
     """The sheet of a square number of neurons, rings of inputs below it, the ring of outputs above.
 
     Inputs: fixation at the centre, the two rings of stimuli at radii 0.05 and 0.08, the tasks at 0.45. Outputs:
-    fixation at the centre, directions at 0.05. So a neuron's place says little about its direction, and much about its
-    tasks; with rings of 0.2, 0.3 and 0.3 instead, neurons that prefer the same direction lie together first.
+    fixation at the centre, directions at 0.05. So no direction draws a neuron far to one side, and its tasks do; with
+    rings of 0.2, 0.3 and 0.3 instead, clusters of tasks are less compact.
     """
     side = math.isqrt(neurons)
     centre = torch.tensor([[0.5, 0.5]])
