@@ -255,3 +255,13 @@ def test_the_table_says_what_was_merged_and_how(tmp_path):
     settings = dict(_run_report._settings(result["preset"]))
     assert settings["lr"] == "0.002 at 0, 0.002 at 0.95, 0.0005 at 1 of the steps, geometric between"
     assert settings["bias"] == "no from 0, yes from 0.45, no from 0.9 of the steps"
+
+
+def test_pruning_in_training_needs_no_biases():
+    torch.manual_seed(0)
+    model = BioMLP((2, 8, 1), bias=False)
+    preset = replace(TASKS["products"].preset, steps=4, batch=None, swap_every=None, prune_from=0.5)
+    x = torch.rand(20, 2)
+    train(model, model.wiring, lambda network: network(x).square().mean(), preset)
+    zero = torch.cat([p.detach().flatten() for p in model.parameters()]) == 0
+    assert 0 < int(zero.sum()) < len(zero)
