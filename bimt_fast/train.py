@@ -1,4 +1,4 @@
-"""The training loop: loss, penalty, schedules, relocation, merges, checkpoints, progress."""
+"""The training loop: loss, penalty, schedules, relocation, merges, pruning, checkpoints, progress."""
 
 import os
 import signal
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ._frames import Recorder
 from .merging import THRESHOLD, MergeSearch, mergeable, prune_
 from .optim import AdamW
+from .thinning import Thinning
 from .wiring import Wiring
 
 _SMALL_NETWORK = 50_000  # parameters
@@ -50,6 +51,8 @@ class Preset:
         prune_from: fraction of the steps from which connections of |w| <= 0.05 are zero and stay zero, but for the
             largest of each tensor; several: again at each. In a bimt_fast.nn.BioMLP neurons that then carry nothing
             lose all connections, in a BioRNN those that the output does not hear. None: never.
+        thin: (start, end, neurons): between these fractions of the steps neurons of a bimt_fast.nn.BioRNN are removed,
+            those that the loss depends on least first, until so many are left, see bimt_fast.thinning. None: nowhere.
         name: of the settings: published, or what was made of them.
         clip: largest norm of the task's gradient, which is scaled down to it; None: no limit.
     """
@@ -75,6 +78,7 @@ class Preset:
     merge: tuple[float, float] | None = None
     merge_every: int = 500
     prune_from: float | Sequence[float] | None = None
+    thin: tuple[float, float, int] | None = None
     name: str = "published"
     clip: float | None = None
 
@@ -98,6 +102,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
         "swap_every": None,
         "merge": None,
         "prune_from": None,
+        "thin": None,
     },
     "l1": {"penalty_scale": 0.0, "swap_every": None},
     "l1+local": {"swap_every": None},
@@ -217,8 +222,9 @@ def train(
         second Ctrl-C at once), else where it falls; a relocation that it interrupts is undone.
 
     Raises:
-        TypeError: neurons of the model are to be merged and cannot, see bimt_fast.merging.
-        ValueError: resume without a checkpoint, the checkpoint is of another run, or merges without inputs.
+        TypeError: neurons of the model are to be merged or removed and cannot, see bimt_fast.merging and .thinning.
+        ValueError: resume without a checkpoint, the checkpoint is of another run, merges without inputs, or a number of
+            the preset's thin is out of its range.
         OSError: there is no checkpoint to resume, or it cannot be written.
     """
     if resume and checkpoint is None:
@@ -267,7 +273,12 @@ class _Run:
         pruned = preset.prune_from
         fractions = () if pruned is None else pruned if isinstance(pruned, Sequence) else (pruned,)
         self.prune_at = {round(fraction * preset.steps) for fraction in fractions}
-        self.zeros_stay_from = min(self.prune_at, default=preset.steps)
+        self.zeros_stay_from = self.skip_from = min(self.prune_at, default=preset.steps)
+        self.thinning = None
+        if preset.thin is not None:
+            self.thinning = Thinning(model, *preset.thin, preset.steps)
+            self.skip_from = min(self.skip_from, self.thinning.first)
+            wiring.attach(self.thinning.following)
         self.step = 0
 
     @torch.no_grad()
@@ -280,7 +291,7 @@ class _Run:
     def go(self, bar: Callable, after_step: Callable[[], None] | None = None) -> None:
         """All steps that are left."""
         preset, history, optimizer, wiring = self.preset, self.history, self.optimizer, self.wiring
-        recorder = self.recorder
+        recorder, thinning = self.recorder, self.thinning
         model, loss, every = self.model, self.loss, self.history.every
         parameters = list(model.parameters())
         wired = [p for name, p in model.named_parameters() if name in wiring.axes]
@@ -288,12 +299,19 @@ class _Run:
         start = perf_counter() - history.seconds
         for step in range(self.step, preset.steps):
             lam = self.set_schedules(step / preset.steps)
+            if step == self.skip_from:
+                self.skip_unheard(True)
+            if thinning is not None and step in thinning.stages:
+                thinning.remove(step)
+                optimizer.state.clear()
             if step in self.prune_at:
                 self.prune()
             for p in parameters:
                 p.grad = None
             value = loss(model)
             value.backward()
+            if thinning is not None and thinning.first <= step < thinning.stages[-1]:
+                thinning.observe()
             if step >= self.zeros_stay_from:
                 for p in wired:
                     p.grad.mul_(p.detach() != 0)
@@ -339,7 +357,6 @@ class _Run:
             if hasattr(self.model, "silence_unheard_"):
                 self.model.silence_unheard_()
         self.optimizer.state.clear()
-        self.skip_unheard(True)
 
     def skip_unheard(self, skip: bool) -> None:
         """Whether a bimt_fast.nn.BioRNN leaves out what cannot matter while zeros stay zero."""
@@ -364,6 +381,7 @@ class _Run:
             **({"random_cuda": torch.cuda.get_rng_state(self.device)} if self.device.type == "cuda" else {}),
             "history": asdict(self.history),
             **({} if self.search is None else {"search": self.search.state_dict()}),
+            **({} if self.thinning is None else {"relevance": self.thinning.relevance}),
             **({} if self.recorder is None else {"slots": self.recorder.slots}),
         }
 
@@ -376,7 +394,9 @@ class _Run:
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
         self.history = History(**state["history"])
         self.step = state["step"]
-        self.skip_unheard(self.step > self.zeros_stay_from)
+        self.skip_unheard(self.step > self.skip_from)
+        if self.thinning is not None:
+            self.thinning.relevance.copy_(state["relevance"])
         if self.search is not None:
             self.search.load_state_dict(state["search"])
         if self.recorder is not None:
