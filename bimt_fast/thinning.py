@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .ops import check_integer, check_number
 
+_SENDS = "recurrent.weight", "readout.weight"  # a column each for what one neuron says
 _STAGES = 20  # a few neurons at a time: the others learn to do without them before the next ones are chosen
 
 
@@ -34,13 +35,16 @@ class Thinning:
 
     Raises:
         TypeError: the model is no BioRNN, or a number none.
-        ValueError: start, end or neurons is out of its range.
+        ValueError: start, end or neurons is out of its range, or outgoing connections are not trained.
     """
 
     def __init__(self, model: nn.Module, start: float, end: float, neurons: int, steps: int) -> None:
         if not hasattr(model, "only_heard"):
             found = type(model).__name__
             raise TypeError(f"model must be a bimt_fast.nn.BioRNN for neurons to be removed, was {found}")
+        for name in _SENDS:
+            if not model.get_parameter(name).requires_grad:
+                raise ValueError(f"{name!r} must require gradients for neurons to be removed, did not")
         start, end = check_number("start", start, 0), check_number("end", end, 0)
         if not start < end <= 1:
             raise ValueError(f"end must be above start, {start:g}, and at most 1, was {end:g}")
@@ -57,8 +61,7 @@ class Thinning:
     @torch.no_grad()
     def observe(self) -> None:
         """Takes the gradients of one step into account, as backward left them."""
-        sends = self.model.recurrent.weight, self.model.readout.weight
-        self.relevance += sum((w * w.grad).sum(0) for w in sends) ** 2
+        self.relevance += sum((w * w.grad).sum(0) for w in map(self.model.get_parameter, _SENDS)) ** 2
 
     @torch.no_grad()
     def remove(self, step: int) -> None:
@@ -70,7 +73,7 @@ class Thinning:
         surplus = max(len(heard) - self.neurons, 0)
         count = -(-surplus // sum(stage >= step for stage in self.stages))
         go = heard[self.relevance[heard].argsort(stable=True)[:count]]
-        for sends in (self.model.recurrent.weight, self.model.readout.weight):
-            sends[:, go] = 0
+        for name in _SENDS:
+            self.model.get_parameter(name)[:, go] = 0
         self.model.silence_unheard_()
         self.relevance.zero_()

@@ -26,7 +26,7 @@ def few(monkeypatch):
 
 def tiny(**changes):
     task = TASKS["brain"]
-    preset = replace(task.preset, shape=(53, 16, 17), batch=4, **{"steps": 8, "swap_every": 3, **changes})
+    preset = replace(task.preset, shape=(53, 16, 17), batch=4, **{"steps": 8, "swap_every": 3, "thin": None, **changes})
     return replace(task, make_data=lambda seed: data()), preset
 
 
@@ -135,7 +135,7 @@ def test_batches_differ_from_step_to_step():
 def test_the_task_gradient_is_clipped_and_the_penalty_is_not():
     model = nn.Linear(3, 2, bias=False)
     wiring = bf.Wiring(model, {"in": geometry.line(3), "out": geometry.line(2)}, {"weight": ("out", "in")})
-    preset = replace(brain.FULL, steps=1, swap_every=None, lam=((0.0, 5.0),), clip=0.5)
+    preset = replace(brain.FULL, steps=1, swap_every=None, thin=None, lam=((0.0, 5.0),), clip=0.5)
     train(model, wiring, lambda network: 100 * network.weight.sum(), preset)
     assert model.weight.grad.norm().item() == pytest.approx(0.5, rel=1e-5)
 
@@ -241,7 +241,7 @@ def test_train_and_analyse_from_the_command_line(tmp_path, capsys, monkeypatch):
     pytest.importorskip("networkx")
     pytest.importorskip("matplotlib")
     run, other = tmp_path / "bimt", tmp_path / "none"
-    small = replace(TASKS["brain"].more_presets["small"], shape=(53, 25, 17), prune_from=None)  # too short to prune
+    small = replace(TASKS["brain"].more_presets["small"], shape=(53, 25, 17), prune_from=None, thin=None)  # too short
     monkeypatch.setitem(TASKS["brain"].more_presets, "small", small)
     monkeypatch.setattr(_run, "draw", lambda *arguments: True)
     assert main(["train", "brain", "--preset", "small", "--steps", "3", "--out", str(run)]) == 0

@@ -39,7 +39,7 @@ def connected(make_model):
 
 
 def small(task=brain.TASK, **changes):
-    settings = {"shape": (53, 16, 17), "batch": 4, "steps": 2, "prune_from": None, **changes}
+    settings = {"shape": (53, 16, 17), "batch": 4, "steps": 2, "prune_from": None, "thin": None, **changes}
     return replace(task, make_model=connected(task.make_model)), replace(task.preset, **settings)
 
 

@@ -139,6 +139,12 @@ def test_a_range_that_makes_no_sense(model, thin, error, message):
     assert torch.equal(before, model.recurrent.weight)
 
 
+def test_connections_without_gradients_are_refused(model):
+    model.readout.weight.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"'readout.weight' must require gradients for neurons to be removed"):
+        Thinning(model, 0, 0.5, 4, steps=100)
+
+
 def test_other_networks_are_refused():
     model = BioMLP([2, 4, 1])
     preset = replace(TASKS["products"].preset, thin=(0.1, 0.2, 2))

@@ -163,7 +163,7 @@ def resize(model: BioRNN, preset: Preset, steps: int = RETRAINED) -> dict[str, d
     """
     if not isinstance(model.wiring.metric, str):
         raise ValueError("a run to resize must have distances by a metric's name, had a table of them")
-    brief = replace(preset, steps=steps, lam=((0.0, preset.lam[-1][1]),), prune_from=None, swap_every=None)
+    brief = replace(preset, steps=steps, lam=((0.0, preset.lam[-1][1]),), prune_from=None, thin=None, swap_every=None)
     found = {"as trained": {"before": _mean_accuracy(model)}}
     for name, made in resized(model):
         torch.manual_seed(preset.seed)

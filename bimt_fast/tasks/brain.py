@@ -209,19 +209,21 @@ def describe(figures: Mapping) -> Sequence[tuple[str, str]]:
 
 
 # Under a strong penalty the two rings merge, since most tasks treat them alike, and the tasks with a context stay at
-# what the sum of both rings tells: they are learned while the penalty is weak and the network dense. After the pruning
-# the penalty can be strong, and neurons have half of the steps to find their places.
+# what the sum of both rings tells: they are learned while the penalty is weak and the network dense. Then neurons go,
+# down to the number of the published network, and after the pruning of connections the penalty can be strong, and
+# neurons have half of the steps to find their places.
 FULL = Preset(
     shape=(INPUTS, 400, OUTPUTS),
-    steps=20_000,
-    lr=((0.0, 1e-3), (0.95, 2e-4)),
-    lam=((0.0, 3e-6), (0.3, 3e-5), (0.5, 5e-5), (0.9, 1e-5)),
+    steps=30_000,
+    lr=((0.0, 1e-3), (0.5, 5e-4), (0.9, 2e-4)),
+    lam=((0.0, 3e-6), (0.3, 2e-5), (0.5, 8e-5), (0.8, 1e-5)),
     bias=BIAS_ALWAYS,
     base_length=0.1,
     distance_scale=1.0,
     swap_every=200,
     strategy="matching",
-    prune_from=(0.5, 0.9),
+    prune_from=(0.5, 0.8),
+    thin=(0.2, 0.45, PUBLISHED_ACTIVE[0]),
     name="full",
     batch=32,
     clip=1.0,
@@ -233,7 +235,7 @@ TASK = Task(
     preset=FULL,
     more_presets={
         "full": FULL,
-        "small": replace(FULL, shape=(INPUTS, 100, OUTPUTS), steps=6000),
+        "small": replace(FULL, shape=(INPUTS, 100, OUTPUTS), steps=6000, thin=(0.2, 0.45, 50)),
         # Strong first, and weak behind the pruning: in so few steps the tasks with a context are not learned anyway.
         "sweep": replace(
             FULL,
@@ -241,6 +243,7 @@ TASK = Task(
             lr=((0.0, 1e-3), (0.9, 3e-4)),
             lam=((0.0, 1e-5), (0.02, 1e-4), (0.3, 1e-5)),
             prune_from=(0.3, 0.85),
+            thin=None,
         ),
     },
     make_data=make_data,
