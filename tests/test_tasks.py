@@ -750,6 +750,12 @@ def test_sweep(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(_sweep, "draw", lambda *arguments: True)
     assert main(arguments) == 0
     assert capsys.readouterr().out.count("(kept)") == 6
+    older = tmp_path / "products" / "l1" / "seed0" / "result.json"
+    result = json.loads(older.read_text())
+    assert result["preset"].pop("thin") is None
+    older.write_text(json.dumps(result))
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.count("(kept)") == 6
     assert main([*arguments[:-3], "4", "--out", str(tmp_path)]) == 1
     assert "holds a run with another steps: choose another --out" in capsys.readouterr().err
 

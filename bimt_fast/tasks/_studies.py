@@ -237,13 +237,12 @@ def trade_off(runs: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
     kinds = [(result["task"], result["preset"]["name"]) for result in results.values()]
     differing = [k for k, values in enumerate(zip(*kinds, strict=True)) if len(set(values)) > 1]
     found: dict[str, dict[float, list[dict[str, float]]]] = {}
-    settings: dict[tuple[str, float], dict[str, Any]] = {}
+    settings: dict[tuple[str, float], Preset] = {}
     for run, result in results.items():
         preset, structure = Preset(**result["preset"]), result["structure"]
         variant = _sweep.method_name(result["ablation"], replace(preset, name="published"))
         variant += "".join(f", {(result['task'], preset.name)[k]}" for k in differing)
-        same = settings.setdefault((variant, preset.lam_scale), result["preset"])
-        if {**same, "seed": None} != {**result["preset"], "seed": None}:
+        if settings.setdefault((variant, preset.lam_scale), replace(preset, seed=0)) != replace(preset, seed=0):
             raise ValueError(f"runs of {variant} must differ in the seed alone, {run} differs in more")
         model = brain.on_the_sheet(_analyse.load(run)[0])
         counted = model.wiring.length(0.0, weighted=False, unit=brain.spacing(model))

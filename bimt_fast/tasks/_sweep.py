@@ -102,10 +102,10 @@ def _complete(place: Path, preset: Preset) -> dict[str, Any] | None:
         result = read_result(place)
     except (FileNotFoundError, ValueError):
         return None
-    wanted = json.loads(json.dumps(asdict(preset)))
-    if result.get("preset") != wanted:
-        other = [key for key in wanted if result.get("preset", {}).get(key) != wanted[key]]
-        raise ValueError(f"{place} holds a run with another {' and '.join(other) or 'preset'}: choose another --out")
+    wanted, own = json.loads(json.dumps(asdict(preset))), result.get("preset", {})
+    other = [key for key in {**wanted, **own} if own.get(key) != wanted.get(key)]  # older runs lack newer settings
+    if other:
+        raise ValueError(f"{place} holds a run with another {' and '.join(other)}: choose another --out")
     return result
 
 
