@@ -235,7 +235,7 @@ TASK = Task(
     preset=FULL,
     more_presets={
         "full": FULL,
-        "small": replace(FULL, shape=(INPUTS, 100, OUTPUTS), steps=6000, thin=(0.2, 0.45, 50)),
+        "small": replace(FULL, shape=(INPUTS, 100, OUTPUTS), steps=8000, thin=(0.2, 0.45, 60)),
         # Strong first, and weak behind the pruning: in so few steps the tasks with a context are not learned anyway.
         "sweep": replace(
             FULL,
