@@ -199,8 +199,8 @@ class BioRNN(_CarriesWiring, nn.Module):
 
     Attributes:
         only_heard: compute only neurons from which connections that are not zero lead to the output. Outputs are the
-            same (noise is drawn for fewer), connections of the others get no gradient: for training with zeros that
-            stay zero. False at first.
+            same (noise is drawn for fewer), connections of the others get no gradient: for training in which those
+            stay out. False at first.
 
     Raises:
         TypeError, ValueError: as Wiring; a size is no positive integer, alpha or noise is out of its range.

@@ -51,8 +51,9 @@ class Preset:
         prune_from: fraction of the steps from which connections of |w| <= 0.05 are zero and stay zero, but for the
             largest of each tensor; several: again at each. In a bimt_fast.nn.BioMLP neurons that then carry nothing
             lose all connections, in a BioRNN those that the output does not hear. None: never.
-        thin: (start, end, neurons): between these fractions of the steps neurons of a bimt_fast.nn.BioRNN are removed,
-            those that the loss depends on least first, until so many are left, see bimt_fast.thinning. None: nowhere.
+        thin: (start, end, neurons): between these fractions of the steps, 0 <= start < end <= 1, neurons of a
+            bimt_fast.nn.BioRNN are removed, those that the loss depends on least first, until at most so many are
+            left, see bimt_fast.thinning. None: nowhere.
         name: of the settings: published, or what was made of them.
         clip: largest norm of the task's gradient, which is scaled down to it; None: no limit.
     """
@@ -278,7 +279,6 @@ class _Run:
         if preset.thin is not None:
             self.thinning = Thinning(model, *preset.thin, preset.steps)
             self.skip_from = min(self.skip_from, self.thinning.first)
-            wiring.attach(self.thinning.following)
         self.step = 0
 
     @torch.no_grad()
@@ -301,9 +301,8 @@ class _Run:
             lam = self.set_schedules(step / preset.steps)
             if step == self.skip_from:
                 self.skip_unheard(True)
-            if thinning is not None and step in thinning.stages:
-                thinning.remove(step)
-                optimizer.state.clear()
+            if thinning is not None and step in thinning.stages and thinning.remove(step):
+                optimizer.state.clear()  # moments would move the connections that are gone
             if step in self.prune_at:
                 self.prune()
             for p in parameters:
@@ -359,7 +358,7 @@ class _Run:
         self.optimizer.state.clear()
 
     def skip_unheard(self, skip: bool) -> None:
-        """Whether a bimt_fast.nn.BioRNN leaves out what cannot matter while zeros stay zero."""
+        """Whether a bimt_fast.nn.BioRNN leaves out what the output does not hear, which then gets no gradient."""
         if hasattr(self.model, "only_heard"):
             self.model.only_heard = skip
 

@@ -1,6 +1,8 @@
 """Removal of neurons during training."""
 
+import gc
 import signal
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -65,25 +67,67 @@ def test_the_least_relevant_go_in_equal_numbers(model):
     silent = [k for k in range(8) if k not in left]
     assert (model.input.weight[silent] == 0).all() and (model.input.bias[silent] == 0).all()
     assert (model.input.weight[left] != 0).all() and (model.recurrent.weight[left][:, left] != 0).all()
-    thinning.remove(5)
+    assert not thinning.remove(5)
     assert connected(model) == left == [3, 4]
+
+
+def test_the_output_is_never_cut_off(model):
+    with torch.no_grad():
+        model.readout.weight[:, 1:] = 0  # the output hears neuron 0 alone, which hears neuron 1, and so on
+        model.recurrent.weight.copy_(torch.ones(8, 8).tril(1).triu(1))
+    thinning = Thinning(model, 0, 0.5, 6, steps=100)
+    assert len(connected(model)) == 8
+    assert thinning.remove(thinning.stages[-1])
+    assert connected(model) == [0] and (model.readout.weight[:, 0] != 0).all()
 
 
 def test_a_network_of_fewer_neurons_keeps_them(model):
     before = {name: p.clone() for name, p in model.named_parameters()}
     thinning = Thinning(model, 0, 1, 9, steps=100)
     assert len(thinning.stages) == 20 and thinning.stages[-1] == 99
-    thinning.remove(thinning.stages[-1])
+    assert not thinning.remove(thinning.stages[-1])
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
 def test_relevance_travels_with_the_neurons(model):
     thinning = Thinning(model, 0, 0.5, 4, steps=100)
-    model.wiring.attach(thinning.following)
     with torch.no_grad():
         thinning.relevance += model.input.bias.copy_(torch.arange(8.0))
     model.wiring.permute_("h", torch.tensor([3, 1, 0, 2, 7, 6, 5, 4]))
     assert torch.equal(thinning.relevance, model.input.bias) and thinning.relevance[0] == 3
+    gone = weakref.ref(thinning)
+    del thinning
+    gc.collect()
+    assert gone() is None
+    model.wiring.permute_("h", torch.arange(7, -1, -1))
+    assert model.input.bias.tolist() == [4, 5, 6, 7, 2, 0, 1, 3]
+
+
+def test_training_removes_the_same_neurons_wherever_they_are():
+    preset = replace(TASKS["brain"].preset, steps=40, thin=(0.2, 0.6, 6), prune_from=None, lam=((0.0, 0.0),))
+    found = []
+    for every in (None, 1):
+        torch.manual_seed(0)
+        model, x = BioRNN(3, 16, 2, dtype=torch.float64), torch.rand(5, 8, 3, dtype=torch.float64)
+        nn.init.normal_(model.recurrent.weight, std=0.4)
+        history = train(
+            model, model.wiring, lambda m, x=x: (m(x) - 1).square().mean(), replace(preset, swap_every=every)
+        )
+        found.append(model.input.bias.detach().sort().values)
+    assert history.swaps > 0 and len(found[0].nonzero()) == 6
+    torch.testing.assert_close(*found)
+
+
+def test_optimizer_state_stays_where_nothing_goes():
+    model, steps = BioRNN(3, 8, 2), []
+
+    def loss(network):
+        state = [s for optimizer in network.wiring._optimizers for s in optimizer.state.values()]
+        steps.append(int(state[0]["step"]) if state else 0)
+        return network(torch.ones(2, 1, 3)).sum()
+
+    train(model, model.wiring, loss, replace(TASKS["brain"].preset, steps=9, thin=(0.2, 0.6, 8), prune_from=None))
+    assert steps == list(range(9))
 
 
 def test_a_run_ends_with_as_many_neurons_and_resumes_to_the_same_bits(tmp_path):
@@ -123,6 +167,14 @@ def test_removed_neurons_stay_away_without_pruning_too():
 
 
 @pytest.mark.parametrize(
+    ("thin", "steps"), [((0, 0.5, 4), 2), ((0.9, 1, 4), 10), ((0.99, 1, 4), 100), ((0.4, 0.41, 4), 5)]
+)
+def test_a_stage_is_always_reached_and_has_been_judged_for(model, thin, steps):
+    thinning = Thinning(model, *thin, steps)
+    assert 0 <= thinning.first < thinning.stages[0] and thinning.stages[-1] < steps
+
+
+@pytest.mark.parametrize(
     ("thin", "error", "message"),
     [
         ((0.5, 0.5, 4), ValueError, r"end must be above start, 0.5, and at most 1, was 0.5"),
@@ -134,6 +186,8 @@ def test_removed_neurons_stay_away_without_pruning_too():
 )
 def test_a_range_that_makes_no_sense(model, thin, error, message):
     before = model.recurrent.weight.clone()
+    with pytest.raises(ValueError, match=r"steps must be .*at least 2, was 1"):
+        Thinning(model, 0, 0.5, 4, steps=1)
     with pytest.raises(error, match=message):
         train(model, model.wiring, lambda _: None, replace(TASKS["brain"].preset, thin=thin))
     assert torch.equal(before, model.recurrent.weight)

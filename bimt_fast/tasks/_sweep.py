@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import MISSING, asdict, fields, replace
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -14,6 +14,9 @@ from .._run_report import read_result
 from ..train import Preset, ablate
 from ._run import CHECKPOINT, run
 from ._task import Task
+
+# Of settings that runs of older versions lack.
+_DEFAULTS = {field.name: field.default for field in fields(Preset) if field.default is not MISSING}
 
 
 def variants(
@@ -102,8 +105,8 @@ def _complete(place: Path, preset: Preset) -> dict[str, Any] | None:
         result = read_result(place)
     except (FileNotFoundError, ValueError):
         return None
-    wanted, own = json.loads(json.dumps(asdict(preset))), result.get("preset", {})
-    other = [key for key in {**wanted, **own} if own.get(key) != wanted.get(key)]  # older runs lack newer settings
+    wanted, own = json.loads(json.dumps(asdict(preset))), {**_DEFAULTS, **result.get("preset", {})}
+    other = [key for key in {**wanted, **own} if own.get(key) != wanted.get(key)]
     if other:
         raise ValueError(f"{place} holds a run with another {' and '.join(other)}: choose another --out")
     return result
